@@ -1,0 +1,12 @@
+"""Floor 3: one file a method. Third parties add theirs by the entry-point group ``mmtune.methods``."""
+
+from mmtune.core.registry import Registry
+
+METHODS = Registry(
+    "method",
+    "mmtune.methods",
+    {
+        "llava": "mmtune.methods.llava:LLaVA",
+        "vlora": "mmtune.methods.vlora:VLoRA",
+    },
+)
