@@ -1,0 +1,172 @@
+"""How an answer is decoded: its settings, when it stops, and sampling that ignores the neighbours in a batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from mmtune.core.errors import UsageError
+
+Decode = Callable[[Sequence[int]], str]
+_REPLACEMENT = "�"  # what decoding gives for the first bytes of a character whose last ones are still to come
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Settings of decoding; the defaults are greedy.
+
+    Args:
+        max_new_tokens: Upper limit of new tokens.
+        temperature: 0 is greedy; above it, tokens are sampled.
+        top_p: Sample from the smallest set of tokens that holds this much probability.
+        num_beams: Width of beam search.
+        stop: An answer ends before the first of these texts.
+        seed: Seed of sampling. Each row's noise depends on the seed and the row's id alone (not under beams).
+        logprobs: Also give the log-probability of each new token under the model, before temperature and top_p.
+        positions: ``training`` or ``original``: which position numbers new tokens get (matters for masked slots only).
+        template: Conversation template; None is the model's own. ``raw`` uses the prompt as given.
+        system: System text in place of the template's own.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    num_beams: int = 1
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    logprobs: bool = False
+    positions: str = "training"
+    template: str | None = None
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, valid, fix in (
+            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "give 1 or more"),
+            ("temperature", self.temperature, self.temperature >= 0, "give 0 for greedy, or a positive number"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "give a number above 0 and up to 1"),
+            ("num_beams", self.num_beams, self.num_beams >= 1, "give 1 or more"),
+            ("positions", self.positions, self.positions in ("training", "original"), "give training or original"),
+            ("stop", self.stop, all(self.stop), "leave out the empty stop text"),
+        ):
+            if not valid:
+                raise UsageError(f"{name} is {value!r}.", where=name, fix=fix)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether tokens are drawn at random."""
+        return self.temperature > 0
+
+
+class StopTexts(StoppingCriteria):
+    """Ends each row whose new text holds one of the stop texts."""
+
+    def __init__(self, decode: Decode, stop: Sequence[str]) -> None:
+        self._decode, self._stop = decode, tuple(stop)
+        # A token may hold less than a character, so the window of tokens is wider than the longest stop text.
+        self._window = 4 * max(len(text.encode()) for text in stop) + 4
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        found = [self.first(row) is not None for row in input_ids[:, -self._window :].tolist()]
+        return torch.tensor(found, dtype=torch.bool, device=input_ids.device)
+
+    def first(self, ids: Sequence[int]) -> int | None:
+        """Where the first stop text begins in the text of these tokens, or None."""
+        text = self._decode(ids)
+        places = [text.find(stop) for stop in self._stop if stop in text]
+        return min(places) if places else None
+
+    def cut(self, ids: Sequence[int]) -> tuple[list[int], str] | None:
+        """The tokens up to the one that completed a stop text, and the text before it; None when none occurs."""
+        for end in range(1, len(ids) + 1):
+            if self.first(ids[max(0, end - self._window) : end]) is None:
+                continue
+            kept = list(ids[:end])
+            place = self.first(kept)
+            if place is not None:
+                return kept, self._decode(kept)[:place]
+        return None
+
+
+class RowSampler(LogitsProcessor):
+    """Samples by adding Gumbel noise to the scores, so that the largest of them is a draw from their softmax.
+
+    Each row has a generator of its own: what is drawn for a row does not depend on the rows beside it.
+
+    Source:
+        Gumbel-max trick, Maddison et al. 2014 (arXiv 1411.0030).
+    """
+
+    def __init__(self, decoding: Decoding, row_ids: Sequence[str]) -> None:
+        self._temperature, self._top_p = decoding.temperature, decoding.top_p
+        self._generators = [torch.Generator().manual_seed(row_seed(decoding.seed, name)) for name in row_ids]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scaled = _top_p(scores.float() / self._temperature, self._top_p)  # [B, V]
+        uniform = torch.stack([torch.rand(scores.shape[-1], generator=each) for each in self._generators])
+        noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+        return scaled + noise.to(scaled.device)
+
+
+def row_seed(seed: int, row_id: str) -> int:
+    """A 63-bit seed from the seed of the request and the id of the row."""
+    digest = hashlib.sha256(f"{seed}\n{row_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _top_p(scores: Tensor, top_p: float) -> Tensor:
+    """Scores with everything outside the nucleus at minus infinity; the likeliest token always stays."""
+    if top_p >= 1:
+        return scores
+    ordered, order = scores.sort(dim=-1, descending=True)
+    probabilities = ordered.softmax(dim=-1)
+    outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
+    return scores.masked_fill(outside.scatter(-1, order, outside), float("-inf"))
+
+
+class TextStream(BaseStreamer):
+    """Hands the text of one row on as it grows: whole characters only, and nothing that may become a stop text."""
+
+    def __init__(self, decode: Decode, on_text: Callable[[str], None], stop: Sequence[str]) -> None:
+        self._decode, self._on_text, self._stop = decode, on_text, tuple(stop)
+        self._ids: list[int] = []
+        self._given = 0
+        self._prompt_seen = False
+
+    def put(self, value: Tensor) -> None:
+        if not self._prompt_seen:  # generate hands the prompt's ids over first
+            self._prompt_seen = True
+            return
+        self._ids.extend(value.flatten().tolist())
+        self._emit(final=False)
+
+    def end(self) -> None:
+        self._emit(final=True)
+
+    def _emit(self, *, final: bool) -> None:
+        text = self._decode(self._ids).lstrip()
+        places = [text.find(stop) for stop in self._stop if stop in text]
+        if places:
+            text = text[: min(places)]
+        elif not final:
+            text = text[: len(text) - self._held_back(text)]
+        text = text.rstrip()  # blanks at the end wait for the word that follows them
+        if len(text) > self._given:
+            self._on_text(text[self._given :])
+            self._given = len(text)
+
+    def _held_back(self, text: str) -> int:
+        """How many characters at the end may still change or begin a stop text."""
+        held = len(text) - len(text.rstrip(_REPLACEMENT))
+        for stop in self._stop:
+            for size in range(min(len(stop) - 1, len(text)), held, -1):
+                if text.endswith(stop[:size]):
+                    held = size
+                    break
+        return held
