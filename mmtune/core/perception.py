@@ -19,6 +19,7 @@ class Features:
     values: Tensor  # [N, P, D]
     owner: Tensor  # [N] int64, the sample each item belongs to, ascending
     mask: Tensor | None = None  # [N, P] bool, False where padded; None when all positions are real
+    breaks: Tensor | None = None  # [N, P] bool, True where a row of tiles ends (LLaVA-1.6)
 
 
 @dataclass(frozen=True, slots=True)

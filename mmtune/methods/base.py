@@ -1,0 +1,62 @@
+"""What a method is: encoder features in, perception out, and a name for each group of its parameters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmtune.core.conditioning import Slot
+from mmtune.core.config import Settings
+from mmtune.core.perception import Features, Perception
+from mmtune.hosts.host import Host
+from mmtune.modalities.base import Modality
+
+
+class Method(nn.Module, ABC):
+    """A way for perception to reach a language model.
+
+    A subclass is one file and one entry point in ``mmtune.methods``; ``mmtune.testing.check_method`` proves it.
+
+    Args:
+        settings: The validated ``model.settings`` of a recipe.
+        lm: The language model to work with, as a host; a method never sees its class name.
+        modalities: The modalities in use, by name.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[Settings]]
+    masked_slots: ClassVar[bool] = False  # True: placeholders keep their position but nothing attends to them
+    neutral_at_init: ClassVar[bool] = False  # True: a fresh method leaves the language model's answers unchanged
+
+    def __init__(self, settings: Settings, lm: Host, modalities: Mapping[str, Modality]) -> None:
+        super().__init__()
+        self.settings = settings
+        self.hidden_size = lm.hidden_size
+
+    def attach(self, lm: Host, encoders: Mapping[str, nn.Module], slot: Slot) -> None:  # noqa: B027
+        """Put hooks on the sites this method changes. Base weights keep their names. Token methods need none."""
+
+    def placeholders(self, modality: str, positions: int) -> int:
+        """How many positions the processor writes for one item with ``positions`` encoder positions."""
+        return positions
+
+    @abstractmethod
+    def perceive(self, features: Mapping[str, Features], batch_size: int) -> Perception:
+        """Turn what the encoders saw into tokens, deltas and routes for a batch of ``batch_size`` samples."""
+
+    @abstractmethod
+    def roles(self) -> Mapping[str, list[nn.Parameter]]:
+        """The method's parameters by role: learning rates and freezing go by these names."""
+
+    def decoding_shift(self, slots: Tensor) -> Tensor:
+        """By how much ``positions="original"`` lowers decoding positions, ``[B]``, given the slots of each sample."""
+        return torch.zeros_like(slots)
+
+    def anchor(self) -> Tensor:
+        """A zero that depends on every parameter, so that a batch without media still touches all of them."""
+        total: Tensor = sum((parameter.flatten()[:1].sum() for parameter in self.parameters()), torch.zeros(()))
+        return total * 0.0

@@ -1,0 +1,78 @@
+"""What a modality is: raw files in, encoder features out.
+
+A Modality is light and picklable: data-loader workers hold it to open and prepare files. The encoder's weights live in
+the model and are handed to ``encode``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmtune.core.config import Settings
+
+
+class Modality(ABC):
+    """One kind of media. A subclass is one file and one entry point in ``mmtune.modalities``.
+
+    Attributes:
+        name: Registry key, also the key of its inputs in a batch.
+        marker: What stands in a text where an item goes.
+        data_key: Key of its list of items in a data row.
+        source: Folder or hub id of the encoder.
+        width: Features per position, D.
+        num_positions: Positions of an ordinary item, P.
+    """
+
+    name: ClassVar[str]
+    marker: ClassVar[str]
+    data_key: ClassVar[str]
+    source: str
+    revision: str | None
+    settings: Settings
+    width: int
+    num_positions: int
+    has_line_breaks: bool = False
+
+    @classmethod
+    @abstractmethod
+    def from_source(
+        cls, source: str, *, revision: str | None = None, settings: Mapping[str, Any] | None = None
+    ) -> Modality:
+        """Read the configuration of an encoder, not its weights."""
+
+    @abstractmethod
+    def load(self, item: Any) -> dict[str, Tensor]:
+        """Open one item and prepare it on the CPU.
+
+        Raises:
+            MediaError: The item is missing, unreadable or of the wrong kind.
+        """
+
+    def positions(self, raw: Mapping[str, Tensor]) -> int:
+        """Encoder positions of one loaded item, known before the encoder runs."""
+        return self.num_positions
+
+    def collate(self, raws: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Stack the items of a batch along a new first axis."""
+        return {key: torch.stack([raw[key] for raw in raws]) for key in raws[0]}
+
+    @abstractmethod
+    def load_encoder(self, dtype: torch.dtype) -> nn.Module:
+        """Load the encoder's weights.
+
+        Raises:
+            CheckpointError: No such encoder, or a damaged one.
+        """
+
+    @abstractmethod
+    def encode(self, encoder: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Run the encoder on collated inputs: values ``[N, P, D]``, mask ``[N, P]`` or None, line breaks or None."""
+
+    @abstractmethod
+    def save_source(self, encoder: nn.Module, folder: str) -> None:
+        """Write a (tuned or converted) encoder and its preparation so that ``from_source(folder)`` reads it."""

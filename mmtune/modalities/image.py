@@ -1,0 +1,180 @@
+"""Pictures through a CLIP-, SigLIP- or DINOv2-like encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
+
+from mmtune.core import config
+from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError
+from mmtune.modalities.base import Modality
+from mmtune.modalities.pictures import open_picture
+from mmtune.modalities.tiles import BREAK, PADDING, PINPOINTS, cut_tiles, lay_out
+
+# model_type of an encoder -> whether position 0 is a class token.
+_CLASS_TOKEN = {
+    "clip_vision_model": True,
+    "siglip_vision_model": False,
+    "dinov2": True,
+}
+
+
+class ImageSettings(config.Settings):
+    """How a picture becomes features."""
+
+    layer: int = -2  # index into hidden_states; -1 is the last block's output, before any final norm
+    select: Literal["patch", "cls_patch"] = "patch"  # without or with the class token
+    aspect: Literal["square", "pad", "anyres"] = "pad"  # crop the centre, pad to a square, or cut tiles
+    pinpoints: tuple[tuple[int, int], ...] = PINPOINTS  # anyres: (width, height) of the allowed canvases
+    merge: Literal["flat", "spatial", "spatial_unpad"] = "spatial_unpad"  # anyres: how tiles become rows
+
+
+class ImageModality(Modality):
+    """Pictures: decoded, squared as the settings say, and read from one layer of the encoder.
+
+    Source:
+        LLaVA-1.5 (arXiv 2310.03744): CLIP ViT-L/14-336, last but one layer, patches only, padded to a square.
+    """
+
+    name = "image"
+    marker = "<image>"
+    data_key = "images"
+    settings: ImageSettings
+
+    def __init__(self, source: str, revision: str | None, settings: ImageSettings, encoder: PreTrainedConfig, processor: Any) -> None:
+        self.source = source
+        self.revision = revision
+        self.settings = settings
+        self.encoder_config = encoder
+        self.processor = processor
+        self.class_token = _has_class_token(encoder, source)
+        if settings.select == "cls_patch" and not self.class_token:
+            raise UsageError(f"{source} has no class token.", where="settings.select", fix="use select: patch")
+        self.side = encoder.image_size // encoder.patch_size
+        self.width = encoder.hidden_size
+        self.num_positions = self.side**2 + int(settings.select == "cls_patch")
+        self.has_line_breaks = settings.aspect == "anyres" and settings.merge == "spatial_unpad"
+        depth = encoder.num_hidden_layers
+        if not -depth - 1 <= settings.layer <= depth:
+            raise UsageError(
+                f"Layer {settings.layer} is not among the {depth + 1} hidden states of {source}.",
+                where="settings.layer",
+                fix=f"use a value from {-depth - 1} to {depth}",
+            )
+
+    @classmethod
+    def from_source(
+        cls, source: str, *, revision: str | None = None, settings: Mapping[str, Any] | None = None
+    ) -> ImageModality:
+        """Read the encoder's configuration and picture preparation.
+
+        Raises:
+            CheckpointError: Nothing readable at ``source``.
+            RecipeError: Unknown or invalid settings.
+        """
+        parsed = config.parse_settings(ImageSettings, settings or {}, where="encoders.image.settings")
+        try:
+            found = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+            processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil", trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"No vision encoder can be read from '{source}': {_first_line(error)}",
+                where=source,
+                fix="give a folder or hub id with config.json and preprocessor_config.json",
+            ) from error
+        return cls(source, revision, parsed, getattr(found, "vision_config", found), processor)
+
+    def load(self, item: Any) -> dict[str, Tensor]:
+        """Open and prepare one picture.
+
+        Returns:
+            ``pixel_values`` [3, H, W], or with ``anyres`` [tiles, 3, H, W] and ``layout`` [L].
+        """
+        image = open_picture(item)
+        if self.settings.aspect == "anyres":
+            tiles, grid = cut_tiles(image, self.settings.pinpoints, self.encoder_config.image_size)
+            layout = lay_out(
+                image.size, grid, self.side, self.settings.merge, class_token=self.settings.select == "cls_patch"
+            )
+            return {"pixel_values": self._prepare(tiles), "layout": layout}
+        if self.settings.aspect == "pad":
+            image = pad_to_square(image, tuple(int(255 * mean) for mean in self.processor.image_mean))
+        return {"pixel_values": self._prepare([image])[0]}
+
+    def _prepare(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels: Tensor = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+        return pixels
+
+    def positions(self, raw: Mapping[str, Tensor]) -> int:
+        """P of one picture; with ``anyres`` it depends on the picture."""
+        return len(raw["layout"]) if "layout" in raw else self.num_positions
+
+    def collate(self, raws: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Stack pictures; tiles of all pictures follow one another and their layouts point into them."""
+        if "layout" not in raws[0]:
+            return super().collate(raws)
+        longest = max(len(raw["layout"]) for raw in raws)
+        layouts, offset = [], 0
+        for raw in raws:
+            layout = torch.where(raw["layout"] >= 0, raw["layout"] + offset, raw["layout"])
+            layouts.append(nn.functional.pad(layout, (0, longest - len(layout)), value=PADDING))
+            offset += len(raw["pixel_values"]) * self.num_positions
+        return {"pixel_values": torch.cat([raw["pixel_values"] for raw in raws]), "layout": torch.stack(layouts)}
+
+    def load_encoder(self, dtype: torch.dtype) -> nn.Module:
+        """Load the vision tower alone, also from a checkpoint that holds text weights beside it."""
+        try:
+            encoder: nn.Module = AutoModel.from_pretrained(
+                self.source, config=self.encoder_config, revision=self.revision, dtype=dtype, trust_remote_code=False
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"The vision encoder '{self.source}' cannot be loaded: {_first_line(error)}", where=self.source
+            ) from error
+        return encoder.eval()
+
+    def encode(self, encoder: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Read one hidden layer: ``[N, P, D]``, with mask and line breaks for tiles."""
+        weight = next(encoder.parameters())
+        pixels = inputs["pixel_values"].to(weight.dtype)
+        hidden: Tensor = encoder(pixels, output_hidden_states=True).hidden_states[self.settings.layer]
+        if self.class_token and self.settings.select == "patch":
+            hidden = hidden[:, 1:]
+        if "layout" not in inputs:
+            return hidden, None, None
+        layout = inputs["layout"]  # [N, L]
+        values = hidden.flatten(0, 1)[layout.clamp(min=0)]  # [N, L, D]
+        return values, layout != PADDING, layout == BREAK
+
+    def save_source(self, encoder: nn.Module, folder: str) -> None:
+        """Write weights, configuration and picture preparation."""
+        encoder.save_pretrained(folder)  # type: ignore[operator]
+        self.processor.save_pretrained(folder)
+
+
+def pad_to_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
+    """Centre a picture on a square of one colour, as LLaVA-1.5 does."""
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    canvas = Image.new("RGB", (side, side), color)
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return canvas
+
+
+def _has_class_token(encoder: PreTrainedConfig, source: str) -> bool:
+    if encoder.model_type not in _CLASS_TOKEN:
+        raise NotPossibleError(
+            f"'{source}' is a '{encoder.model_type}', which is no vision encoder known here.",
+            fix=f"use one of these kinds: {', '.join(sorted(_CLASS_TOKEN))}",
+        )
+    return _CLASS_TOKEN[encoder.model_type]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,58 @@
+"""Per-sample low-rank updates of linear maps.
+
+Shapes: B samples, k beams of a sample, T tokens, r rank.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mmtune.core.errors import ShapeError
+from mmtune.core.perception import LowRank
+
+
+def apply_low_rank(x: Tensor, delta: LowRank) -> Tensor:
+    """Add nothing but the low-rank update of a linear map, one update per sample.
+
+    Computes ``(x @ A_b) @ B_b`` for each sample b without forming ``A_b B_b``: O(T r (in + out)) a sample.
+
+    Args:
+        x: Input of the adapted map, ``[B, T, in]``, or ``[B * T, in]`` for models that flatten tokens (OPT).
+        delta: One set of factors per sample. Under beam search ``x`` has ``B * k`` rows and each set serves k of them.
+
+    Returns:
+        The update, shaped like ``x`` with ``out`` last, in ``x.dtype``.
+
+    Raises:
+        ShapeError: The rows of ``x`` are no multiple of the samples in ``delta``, or the factors do not fit together.
+
+    Source:
+        VLoRA, Ma et al. 2024 (arXiv 2405.20339), parameter-space alignment.
+    """
+    samples, width, rank = delta.a.shape
+    _check(x, delta, samples, width, rank)
+    a = delta.a.to(x.dtype)  # [B, in, r]
+    b = delta.b.to(x.dtype)  # [1 or B, r, out]
+    # The rows of one sample are neighbours (its tokens, and its beams), so one reshape serves flattened tokens and
+    # beams alike and equals a repeat_interleave of the factors.
+    inner = x.reshape(samples, -1, width) @ a  # [B, k * T, r]
+    update = inner @ (b[0] if b.shape[0] == 1 else b)  # [B, k * T, out]
+    return update.reshape(*x.shape[:-1], b.shape[-1]).to(x.dtype)
+
+
+def _check(x: Tensor, delta: LowRank, samples: int, width: int, rank: int) -> None:
+    if x.shape[-1] != width:
+        raise ShapeError(
+            f"The input is {x.shape[-1]} wide, the factor A takes {width}.",
+            fix="build the delta for this site's in_features",
+        )
+    if x.shape[0] % samples:
+        raise ShapeError(
+            f"{x.shape[0]} rows of the input cannot be shared out among {samples} samples of a delta.",
+            fix="give one set of factors per sample, or a whole number of beams per sample",
+        )
+    if delta.b.shape[0] not in (1, samples) or delta.b.shape[1] != rank:
+        raise ShapeError(
+            f"A is {tuple(delta.a.shape)}, B is {tuple(delta.b.shape)}: B needs 1 or {samples} samples of rank {rank}.",
+            fix="give A as [B, in, r] and B as [1 or B, r, out]",
+        )
