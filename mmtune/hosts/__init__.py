@@ -1,0 +1,1 @@
+"""Floor 2: a uniform view of any Hugging Face transformer."""
