@@ -1,0 +1,51 @@
+"""Short names for what an evaluation depends on: the bytes of the data and the weights of the model."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmtune.core.errors import DataError
+
+_CHUNK = 1 << 20
+_PROBES = 64  # entries of a tensor that go into the fingerprint beside its sums
+
+
+def data_sha256(path: Path) -> str:
+    """SHA-256 of a file, or of the names and hashes of all files in a folder."""
+    if path.is_file():
+        return _file_sha256(path)
+    if not path.is_dir():
+        raise DataError("No such file or folder.", where=str(path), fix="check --data")
+    digest = hashlib.sha256()
+    for file in sorted(found for found in path.rglob("*") if found.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{_file_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def model_fingerprint(model: Any) -> str:
+    """A hash over the names, shapes, sums and a few entries of all tensors: cheap, and no two checkpoints share it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not isinstance(tensor, Tensor):
+            continue
+        digest.update(f"{name}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
+        flat = tensor.detach().reshape(-1)
+        stride = max(1, flat.numel() // _PROBES)
+        probes = flat[::stride].double()
+        sums = torch.stack([flat.sum(dtype=torch.float64), probes.abs().sum()])
+        digest.update(torch.cat([sums, probes]).cpu().numpy().tobytes())
+    return digest.hexdigest()
