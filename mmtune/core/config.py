@@ -35,7 +35,9 @@ def parse_settings(kind: type[SettingsType], values: Mapping[str, Any], *, where
 
 
 def _translate(kind: type[BaseModel], error: ValidationError, where: str) -> RecipeError:
-    first = error.errors()[0]
+    first = min(
+        error.errors(), key=lambda found: found["type"] != "extra_forbidden"
+    )  # a mistyped key explains a missing one
     path = ".".join(str(part) for part in first["loc"])
     place = f"{where}.{path}" if path and where else (path or where)
     if first["type"] == "extra_forbidden":
@@ -45,7 +47,9 @@ def _translate(kind: type[BaseModel], error: ValidationError, where: str) -> Rec
         guess = nearest(given, allowed)
         hint = f" Did you mean '{guess}'?" if guess else ""
         fix = f"write '{guess}' instead of '{given}'" if guess else f"use one of: {', '.join(allowed)}"
-        return RecipeError(f"Unknown key '{given}'.{hint} Allowed: {', '.join(allowed)}.", where=place, fix=fix, allowed=allowed)
+        return RecipeError(
+            f"Unknown key '{given}'.{hint} Allowed: {', '.join(allowed)}.", where=place, fix=fix, allowed=allowed
+        )
     return RecipeError(f"{first['msg']}, got {first['input']!r}.", where=place, fix=f"change '{path}'")
 
 

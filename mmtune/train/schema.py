@@ -1,0 +1,157 @@
+"""The recipe: everything that a training run is made of, as typed settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, PrivateAttr, field_validator
+
+from mmtune.core.config import Settings
+
+SCHEMA = "mmtune/1"
+ROLES_OF_KIND: Mapping[str, tuple[str, ...]] = {
+    "method": ("method",),
+    "lora": ("method", "lora"),
+    "qlora": ("method", "lora"),
+    "full": ("method", "language"),
+}
+"""What ``tune.kind`` trains when ``train.roles`` does not say otherwise."""
+
+
+class ModelRecipe(Settings):
+    """The frozen base, the encoders and the method's own settings."""
+
+    base: str = "nano"
+    vision: str | None = "nano"
+    revision: str | None = None
+    encoders: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    checkpoint: str | None = None
+
+
+class TuneRecipe(Settings):
+    """How the language model itself takes part: not at all, by LoRA, quantised with LoRA, or wholly."""
+
+    kind: Literal["method", "lora", "qlora", "full"] = "method"
+    rank: int = Field(64, ge=1)
+    alpha: float = Field(16, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: str | list[str] = "language-linear"
+    bits: Literal[4, 8] | None = None
+
+
+class DataSource(Settings):
+    """One file or prepared folder of conversations."""
+
+    path: str
+    weight: float = Field(1.0, gt=0)
+    limit: int | None = Field(None, ge=1)
+
+
+class DataRecipe(Settings):
+    """What is learnt from, and how it becomes tokens."""
+
+    train: list[DataSource] = Field(default_factory=list)
+    validation: list[DataSource] | None = None
+    media_root: list[str] = Field(default_factory=list)
+    template: str | None = None
+    max_length: int | None = Field(2048, ge=1)
+    overlong: Literal["error", "truncate", "drop"] = "error"
+    max_bad_fraction: float = Field(0.0, ge=0, le=1)
+    workers: int | None = Field(None, ge=0)
+    cache: str | None = None
+    allow_urls: bool = False
+    allow_outside: bool = False
+
+    @field_validator("train", "validation", mode="before")
+    @classmethod
+    def _paths(cls, value: Any) -> Any:
+        """A bare path stands for a source of weight 1."""
+        if isinstance(value, (str, Mapping)):
+            value = [value]
+        if isinstance(value, list):
+            return [{"path": one} if isinstance(one, str) else one for one in value]
+        return value
+
+    @field_validator("media_root", mode="before")
+    @classmethod
+    def _roots(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+class TrainRecipe(Settings):
+    """The optimisation: what is trained, for how long and how fast."""
+
+    roles: list[str] = Field(default_factory=lambda: ["method"], min_length=1)
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(16, ge=1)
+    tokens_per_batch: int | None = Field(None, ge=1)
+    accumulation: int = Field(1, ge=1)
+    learning_rate: dict[str, float] = Field(default_factory=lambda: {"default": 2e-4})
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    seed: int = Field(0, ge=0)
+    deterministic: bool = False
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _has_default(cls, value: dict[str, float]) -> dict[str, float]:
+        if "default" not in value:
+            raise ValueError("learning_rate needs the key 'default' for every role that is not named")
+        if min(value.values()) < 0:
+            raise ValueError("a learning rate cannot be negative")
+        return value
+
+
+class SaveRecipe(Settings):
+    """When checkpoints are written and which are kept.
+
+    ``best`` keeps the weights of the lowest validation loss beside the last ones: null does so when there is
+    validation data, true demands it, false never does.
+    """
+
+    every_steps: int | None = Field(500, ge=1)
+    every_minutes: float | None = Field(None, gt=0)
+    keep: int = Field(2, ge=1)
+    best: bool | None = None
+
+
+class RunRecipe(Settings):
+    """Where a run lives and on what it computes."""
+
+    output: str | None = None
+    num_processes: int = Field(1, ge=1)
+    device: str = "auto"
+    trackers: list[str] = Field(default_factory=list)
+
+
+class Recipe(Settings):
+    """A whole run. ``describe`` and ``source`` document presets and change nothing."""
+
+    describe: str | None = None
+    source: str | None = None
+    method: str
+    model: ModelRecipe = Field(default_factory=ModelRecipe)
+    tune: TuneRecipe = Field(default_factory=TuneRecipe)
+    data: DataRecipe = Field(default_factory=DataRecipe)
+    train: TrainRecipe = Field(default_factory=TrainRecipe)
+    save: SaveRecipe = Field(default_factory=SaveRecipe)
+    run: RunRecipe = Field(default_factory=RunRecipe)
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def where(self, path: str) -> str:
+        """The file and line, flag or preset that a dotted key was set by; the key itself when it is a default."""
+        while path:
+            if path in self._origins:
+                return self._origins[path]
+            path, _, _ = path.rpartition(".")
+        return "recipe"

@@ -1,0 +1,168 @@
+"""The recipe: layers, messages with places, and a dump that re-runs alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmtune.core.errors import RecipeError, UsageError
+from mmtune.train.recipe import check_method_settings, difference, dump, recipe_hash, resolve
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_layers_lie_on_top_of_each_other(tmp_path: Path) -> None:
+    file = write(tmp_path, "method: llava\nmodel: {base: x/y}\ntrain: {batch_size: 5, epochs: 7, seed: 1}\n")
+    recipe = resolve(
+        "finetune",
+        preset="llava-1.5-7b-lora",
+        file=file,
+        overrides={"train.batch_size": 6, "train.seed": None, "data.train": ["a.json"]},
+        sets=["train.batch_size=8", "data.media_root=[x, y]"],
+    )
+    assert (recipe.train.batch_size, recipe.train.epochs, recipe.train.seed) == (8, 7, 1)
+    assert recipe.tune.alpha == 256
+    assert recipe.model.base == "x/y"
+    assert recipe.data.media_root == ["x", "y"]
+    assert recipe.data.train[0].path == "a.json"
+    assert recipe.train.weight_decay == 0.0
+
+
+def test_one_learning_rate_keeps_the_others() -> None:
+    recipe = resolve("finetune", preset="llava-1.5-7b-lora", overrides={"train.learning_rate": 1e-3})
+    assert recipe.train.learning_rate == {"default": 1e-3, "projector": 2e-5}
+    recipe = resolve("finetune", preset="llava-1.5-7b-lora", sets=["train.learning_rate=1e-4"])
+    assert recipe.train.learning_rate["default"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "roles"),
+    [
+        ("method", ["method"]),
+        ("lora", ["method", "lora"]),
+        ("qlora", ["method", "lora"]),
+        ("full", ["method", "language"]),
+    ],
+)
+def test_kinds_name_roles(kind: str, roles: list[str]) -> None:
+    assert resolve("finetune", overrides={"method": "llava", "tune.kind": kind}).train.roles == roles
+
+
+def test_a_later_kind_replaces_earlier_roles_and_the_other_way_round(tmp_path: Path) -> None:
+    file = write(tmp_path, "method: llava\ntrain: {roles: [method, encoder]}\n")
+    assert resolve("finetune", file=file).train.roles == ["method", "encoder"]
+    assert resolve("finetune", file=file, overrides={"tune.kind": "lora"}).train.roles == ["method", "lora"]
+    assert resolve("finetune", overrides={"method": "llava"}, sets=["train.roles=[encoder]"]).train.roles == ["encoder"]
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("method: vlora\ntrain: {batchsize: 3}\n", "recipe.yaml:2", "Did you mean 'batch_size'"),
+        ("method: vlora\ntrain:\n  batch_size: x\n", "recipe.yaml:3", "valid integer"),
+        ("method: vlora\ntrain:\n  seed: 3\n  seed: 4\n", "recipe.yaml:4", "twice"),
+        ("method: [vlora\n", "recipe.yaml:2", "Broken YAML"),
+        ("\nmetod: vlora\n", "recipe.yaml:2", "Did you mean 'method'"),
+        ("method: vlora\nschema: mmtune/2\n", "recipe.yaml:2", "schema"),
+        ("just words\n", "recipe.yaml:1", "mapping"),
+        ("method: vlora\ntrain: {learning_rate: {projector: 1.0}}\nmodel: {base: x}\n", "", ""),
+        ("method: vlora\ndata:\n  train:\n  - {path: a}\n  - {pat: b}\n", "recipe.yaml:5", "Did you mean 'path'"),
+        ("method: vlora\ntrain: {roles: [lora]}\n", "recipe.yaml:2", "tune.kind is 'method'"),
+        ("method: vlora\ntune: {kind: lora}\ntrain: {roles: [method]}\n", "recipe.yaml:3", "leaves 'lora' out"),
+        ("method: vlora\ntune: {bits: 4}\n", "recipe.yaml:2", "tune.bits"),
+    ],
+)
+def test_faults_name_file_and_line(tmp_path: Path, text: str, place: str, words: str) -> None:
+    file = write(tmp_path, text)
+    if not place:
+        assert resolve("finetune", file=file).train.learning_rate["default"] == 2e-4
+        return
+    with pytest.raises(RecipeError) as caught:
+        resolve("finetune", file=file)
+    assert place in str(caught.value.where)
+    assert words in caught.value.message
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("sets", "where"),
+    [
+        (["train.rols=1"], "--set train.rols"),
+        (["train=1"], "--set train"),
+        (["seed"], "--set"),
+        (["train.seed=[1"], "--set train.seed"),
+    ],
+)
+def test_faults_of_set_name_the_option(sets: list[str], where: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        resolve("finetune", overrides={"method": "vlora"}, sets=sets)
+    assert where in str(caught.value.where)
+
+
+def test_flags_are_named_as_typed() -> None:
+    with pytest.raises(RecipeError) as caught:
+        resolve("finetune", overrides={"method": "vlora", "train.batch_size": 0})
+    assert "--batch-size" in str(caught.value.where)
+
+
+def test_no_method_and_unknown_names() -> None:
+    with pytest.raises(UsageError, match="No method"):
+        resolve("finetune")
+    with pytest.raises(UsageError, match="Did you mean 'vlora-7b-pretrain'"):
+        resolve("pretrain", preset="vlora-7b-pretain")
+    with pytest.raises(UsageError, match="cannot be read"):
+        resolve("pretrain", file="missing.yaml")
+    with pytest.raises(UsageError, match="Did you mean 'vlora'") as caught:
+        check_method_settings(resolve("finetune", overrides={"method": "vlra"}))
+    assert caught.value.where == "--method"
+
+
+def test_method_settings_are_checked_with_their_place(tmp_path: Path) -> None:
+    file = write(tmp_path, "method: vlora\nmodel:\n  settings:\n    rnk: 4\n")
+    with pytest.raises(RecipeError, match="Did you mean 'rank'") as caught:
+        check_method_settings(resolve("finetune", file=file))
+    assert "recipe.yaml:4" in str(caught.value.where)
+
+
+def test_the_dump_reruns_alone(tmp_path: Path) -> None:
+    recipe = resolve("pretrain", overrides={"method": "vlora", "train.seed": 3}, sets=["train.learning_rate=3e-4"])
+    again = resolve("finetune", file=write(tmp_path, dump(recipe)))
+    assert difference(recipe, again) == []
+    assert dump(again) == dump(recipe)
+
+
+def test_the_hash_names_what_a_run_does() -> None:
+    base = resolve("finetune", overrides={"method": "vlora"})
+    moved = resolve("finetune", overrides={"method": "vlora", "run.output": "elsewhere"})
+    other = resolve("finetune", overrides={"method": "vlora", "train.seed": 1})
+    assert recipe_hash(base) == recipe_hash(moved)
+    assert recipe_hash(base) != recipe_hash(other)
+    assert recipe_hash(base, "pretrain") != recipe_hash(base, "finetune")
+    assert difference(base, other) == ["train.seed: 0 -> 1"]
+
+
+def test_nano_presets_are_picked_for_the_nano_base_only() -> None:
+    nano = resolve("finetune", overrides={"method": "vlora"})
+    assert nano.train.max_steps is not None
+    other = resolve("finetune", overrides={"method": "vlora", "model.base": "some/model"})
+    assert other.train.max_steps is None
+
+
+def test_method_and_base_come_from_the_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"method": "llava", "base": {"source": "nano"}}')
+    recipe = resolve("finetune", overrides={"model.checkpoint": str(tmp_path)})
+    assert recipe.method == "llava"
+    assert recipe.train.max_steps is not None
+
+
+def test_resolving_imports_no_torch() -> None:
+    work = "import sys; from mmtune.train.recipe import resolve; resolve('finetune', overrides={'method': 'vlora'})"
+    code = f"{work}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
