@@ -1,0 +1,234 @@
+"""Putting a model together: fresh from a base and encoders, or from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from mmtune.core.errors import CheckpointError, ResourceError, UsageError
+from mmtune.core.registry import canonical
+
+from mmtune.methods import METHODS
+from mmtune.modalities import MODALITIES
+from mmtune.modalities.base import Modality
+from mmtune.model.checkpoint import ADAPTER_FILE, LORA_FOLDER, check_probe, load_lora, load_method_weights, read_config
+from mmtune.model.configuration import MMTuneConfig
+from mmtune.model.modeling import MMTuneModel
+from mmtune.model.processing import MMTuneProcessor, load_tokenizer
+from mmtune.model.sources import NANO, loading_error, resolve_source
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def build_model(
+    *,
+    base: str = NANO,
+    encoders: Mapping[str, str | Mapping[str, Any]] | None = None,
+    method: str = "llava",
+    settings: Mapping[str, Any] | None = None,
+    template: str | None = None,
+    revision: str | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "cpu",
+    attention: str | None = None,
+) -> tuple[MMTuneModel, MMTuneProcessor]:
+    """A pretrained base and encoders with a fresh method between them.
+
+    Args:
+        base: ``nano``, a folder, or a hub id of a causal language model.
+        encoders: Modality name to a source, or to ``source``, ``revision`` and ``settings``; nano's tower when absent.
+        method: Registered method.
+        settings: The method's settings.
+        template: Prompt template; nano's own, the tokenizer's chat template or ``vicuna_v1`` when absent.
+        seed: Seed of the method's initial weights.
+        dtype: Of base and encoders; the method itself is float32.
+        attention: Attention implementation of transformers, its default when absent.
+
+    Raises:
+        UsageError: Unknown method, modality or setting.
+        CheckpointError, ResourceError: A base or encoder that cannot be loaded.
+    """
+    given = {name: _entry(value) for name, value in (encoders or {"image": NANO}).items()}
+    modalities = {name: _modality(name, entry) for name, entry in given.items()}
+    entries = {
+        name: {"source": entry["source"], "revision": entry.get("revision"), "settings": modalities[name].settings.model_dump(mode="json")}
+        for name, entry in given.items()
+    }
+    base_folder = resolve_source(base, "llm")
+    tokenizer = load_tokenizer(base_folder, revision)
+    config = MMTuneConfig(
+        method=canonical(method),
+        settings=dict(settings or {}),
+        base={"source": base, "revision": revision, "probe": None},
+        encoders=entries,
+        template=template or _default_template(base, tokenizer),
+    )
+    config.settings = MMTuneModel.method_settings(config).model_dump(mode="json")
+    model = _assemble(config, modalities, dtype=dtype, attention=attention, seed=seed)
+    processor = make_processor(model, tokenizer)
+    return model.to(resolve_device(device)), processor
+
+
+def load(source: str | Path, *, device: str = "auto", dtype: str = "auto", attention: str | None = None) -> tuple[MMTuneModel, MMTuneProcessor]:
+    """Load a checkpoint: a folder, a hub id, or ``nano`` for the bundled one.
+
+    Args:
+        device: ``auto`` (cuda, mps, cpu in that order) or a torch device.
+        dtype: ``auto`` (the stored one on accelerators, float32 on CPU), float32, bfloat16 or float16.
+
+    Returns:
+        The model in evaluation mode and its processor.
+
+    Raises:
+        CheckpointError: Missing, damaged, or of another method or base.
+        ResourceError: No such device, or the hub is out of reach.
+    """
+    folder = checkpoint_folder(str(source))
+    model = load_model(folder, device=device, dtype=dtype, attention=attention)
+    return model, MMTuneProcessor.from_pretrained(folder)
+
+
+def load_model(
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str | torch.dtype | None = "auto",
+    attention: str | None = None,
+    attn_implementation: str | None = None,
+    torch_dtype: str | torch.dtype | None = None,
+    config: MMTuneConfig | None = None,
+    **ignored: Any,
+) -> MMTuneModel:
+    """The model of a checkpoint; the names transformers uses for the same options are accepted too."""
+    folder = checkpoint_folder(str(source))
+    found = read_config(folder)
+    chosen = resolve_device(device)
+    name = _dtype_name(torch_dtype or dtype, chosen)
+    modalities = {}
+    for modality, entry in found.encoders.items():
+        entry["source"] = _keep(entry["source"], "vision", folder)
+        modalities[modality] = _modality(modality, entry)
+    found.base["source"] = _keep(found.base["source"], "llm", folder)
+    model = _assemble(found, modalities, dtype=name, attention=attention or attn_implementation, seed=0)
+    check_probe(model, str(folder))
+    load_method_weights(model.method, Path(folder) / ADAPTER_FILE)
+    if (Path(folder) / LORA_FOLDER).is_dir():
+        load_lora(model, Path(folder) / LORA_FOLDER)
+    return model.to(chosen).eval()
+
+
+def checkpoint_folder(source: str) -> str:
+    """A local folder for a checkpoint; hub ids are fetched.
+
+    Raises:
+        ResourceError: The hub is out of reach.
+    """
+    folder = resolve_source(source, "adapter")
+    if Path(folder).is_dir():
+        return folder
+    if Path(folder).exists():
+        raise CheckpointError(f"'{source}' is a file; a checkpoint is a folder.", where=source, fix="give its folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return str(snapshot_download(source))
+    except Exception as error:  # the hub raises many kinds, all of them mean: not to be had
+        raise loading_error(source, "checkpoint", error) from error
+
+
+def make_processor(model: MMTuneModel, tokenizer: Any, template: str | None = None) -> MMTuneProcessor:
+    """The processor that writes exactly the placeholders this model expects."""
+    return MMTuneProcessor(
+        tokenizer,
+        model.modalities,
+        template=template or model.config.template,
+        placeholder_ids=model.placeholder_ids,
+        slots={name: _slots(model, name) for name in model.modalities},
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is cuda, mps, cpu in that order.
+
+    Raises:
+        ResourceError: The device is not there.
+        UsageError: No device at all.
+    """
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return torch.device(accelerator.type if accelerator else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"'{device}' is no device.", where="--device", fix="use auto, cpu, cuda, cuda:0 or mps") from error
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(found.type, False):
+        raise ResourceError(f"There is no device '{device}' on this machine.", where="--device", fix="use --device cpu or auto")
+    return found
+
+
+def _assemble(config: MMTuneConfig, modalities: dict[str, Modality], *, dtype: str, attention: str | None, seed: int) -> MMTuneModel:
+    if dtype not in DTYPES:
+        raise UsageError(f"Unknown dtype '{dtype}'. Allowed: {', '.join(DTYPES)}.", where="--dtype", fix="use float32")
+    language_model = _load_language_model(config, DTYPES[dtype], attention)
+    encoders: dict[str, nn.Module] = {name: modality.load_encoder(DTYPES[dtype]) for name, modality in modalities.items()}
+    for part in (language_model, *encoders.values()):
+        part.requires_grad_(False)
+    return MMTuneModel(config, language_model, encoders, modalities, seed=seed)
+
+
+def _load_language_model(config: MMTuneConfig, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
+    source = resolve_source(config.base["source"], "llm")
+    transformers_logging.disable_progress_bar()
+    options = {} if attention is None else {"attn_implementation": attention}
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source, revision=config.base.get("revision"), dtype=dtype, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise loading_error(source, "language model", error) from error
+    return model.eval()
+
+
+def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
+    source = resolve_source(entry["source"], "vision")
+    kind: type[Modality] = MODALITIES.load(entry.get("kind") or name)
+    return kind.from_source(source, revision=entry.get("revision"), settings=entry.get("settings"))
+
+
+def _entry(value: str | Mapping[str, Any]) -> dict[str, Any]:
+    return {"source": value} if isinstance(value, str) else dict(value)
+
+
+def _keep(source: str, part: str, folder: str) -> str:
+    return source if source == NANO else resolve_source(source, part, folder)
+
+
+def _slots(model: MMTuneModel, name: str) -> str | int:
+    """``positions`` when an item takes as many placeholders as the encoder has positions, else their fixed number."""
+    first, second = model.method.placeholders(name, 7), model.method.placeholders(name, 11)
+    return "positions" if (first, second) == (7, 11) else first
+
+
+def _default_template(base: str, tokenizer: Any) -> str:
+    if base == NANO:
+        return "nano"
+    return "chat" if tokenizer.chat_template else "vicuna_v1"
+
+
+def _dtype_name(dtype: str | torch.dtype | None, device: torch.device) -> str:
+    if isinstance(dtype, torch.dtype):
+        return str(dtype).removeprefix("torch.")
+    if dtype in (None, "auto"):
+        return "float32" if device.type == "cpu" else "bfloat16"
+    return str(dtype)
+
+
+

@@ -1,0 +1,205 @@
+"""A checkpoint's files: written whole, read exactly.
+
+``config.json``, ``adapter.safetensors`` (the method), ``lora/`` (PEFT's format), ``language_model/`` and
+``encoders/<name>/`` only where these were trained or belong to the folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmtune.core.errors import CheckpointError
+from mmtune.model.configuration import MMTuneConfig
+from mmtune.model.sources import relative_source
+
+if TYPE_CHECKING:
+    from mmtune.model.modeling import MMTuneModel
+
+ADAPTER_FILE = "adapter.safetensors"
+LORA_FOLDER = "lora"
+LANGUAGE_FOLDER = "language_model"
+ENCODER_FOLDER = "encoders"
+_PEFT_PREFIX = "base_model.model."
+
+
+def read_config(folder: str | Path) -> MMTuneConfig:
+    """Read ``config.json`` of a checkpoint.
+
+    Raises:
+        CheckpointError: No folder, no such file, damaged JSON, or the configuration of something else.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"No checkpoint at '{folder}': config.json is missing.",
+            where=str(path),
+            fix="give the model/ folder of a run, or a folder written by mmtune convert",
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"config.json is damaged: {error}", where=str(path), fix="restore the file") from error
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if kind != MMTuneConfig.model_type:
+        raise CheckpointError(
+            f"'{folder}' is a '{kind}', no mmtune checkpoint.", where=str(path), fix=f"run: mmtune convert {folder} --output DIR"
+        )
+    return MMTuneConfig.from_dict(values)
+
+
+def load_model(source: str, **options: Any) -> MMTuneModel:
+    """Load a checkpoint; the options are those of ``mmtune.model.build.load_model``."""
+    from mmtune.model.build import load_model as build_from_checkpoint
+
+    return build_from_checkpoint(source, **options)
+
+
+def save_model(model: MMTuneModel, folder: str | Path) -> None:
+    """Write what was trained, and references to what was not."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    config = MMTuneConfig.from_dict(model.config.to_dict())
+    config.architectures = ["MMTuneModel"]
+    roles = model.roles()
+    if any(parameter.requires_grad for parameter in roles["language"]) or model.owns_language_model:
+        model.language_model.save_pretrained(target / LANGUAGE_FOLDER)
+        config.base = {**config.base, "source": LANGUAGE_FOLDER, "revision": None}
+    else:
+        config.base = {**config.base, "source": relative_source(config.base["source"], target)}
+    config.base = {**config.base, "probe": probe(model)}
+    for name, encoder in model.encoders.items():
+        entry = dict(config.encoders[name])
+        if any(parameter.requires_grad for parameter in encoder.parameters()) or name in model.owned_encoders:
+            model.modalities[name].save_source(encoder, str(target / ENCODER_FOLDER / name))
+            entry.update(source=f"{ENCODER_FOLDER}/{name}", revision=None)
+        else:
+            entry.update(source=relative_source(entry["source"], target))
+        config.encoders = {**config.encoders, name: entry}
+    save_file(_plain(model.method.state_dict()), target / ADAPTER_FILE, metadata={"format": "pt"})
+    if roles["lora"]:
+        _save_lora(model, target / LORA_FOLDER)
+    config.save_pretrained(target)
+
+
+def load_method_weights(method: nn.Module, path: Path) -> None:
+    """Load exactly the method's own weights.
+
+    Raises:
+        CheckpointError: The file is missing or truncated, or its names or shapes are not those of the method.
+    """
+    weights = read_tensors(path)
+    owned = method.state_dict()
+    _same_names(set(weights), set(owned), path)
+    for name, tensor in weights.items():
+        if tensor.shape != owned[name].shape:
+            raise CheckpointError(
+                f"'{name}' is {list(tensor.shape)} in the file, the settings ask for {list(owned[name].shape)}.",
+                where=str(path),
+                fix="use the config.json that was saved with it",
+            )
+    method.load_state_dict(weights)
+
+
+def load_lora(model: MMTuneModel, folder: Path) -> None:
+    """Inject and load a PEFT folder, name by name."""
+    config = LoraConfig.from_pretrained(str(folder))
+    model.inject_lora(config)
+    path = folder / "adapter_model.safetensors"
+    weights = {name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in read_tensors(path).items()}
+    owned = _lora_parameters(model)
+    _same_names(set(weights), set(owned), path)
+    with torch.no_grad():
+        for name, parameter in owned.items():
+            parameter.copy_(weights[name])
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        CheckpointError: Missing or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path.name} is missing.", where=str(path), fix="copy the whole checkpoint folder")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name} is damaged: {error}", where=str(path), fix="copy or save it again") from error
+
+
+def probe(model: MMTuneModel) -> list[float]:
+    """A few weights of the frozen base, by which another base is recognised."""
+    blocks = model.host.blocks()
+    matrices = [model.host.input_embeddings.weight, next(p for p in blocks[-1].parameters() if p.dim() == 2)]
+    values = []
+    for matrix in matrices:
+        flat = matrix.detach().flatten()
+        places = torch.linspace(0, flat.numel() - 1, 8, dtype=torch.float64).long()
+        values += [round(float(value), 6) for value in flat[places.to(flat.device)].float()]
+    return values
+
+
+def check_probe(model: MMTuneModel, where: str) -> None:
+    """Raise when the loaded base is not the one the checkpoint was made with.
+
+    Raises:
+        CheckpointError: Another base.
+    """
+    expected = model.config.base.get("probe")
+    if expected is None:
+        return
+    found = probe(model)
+    if len(found) != len(expected) or not torch.allclose(torch.tensor(found), torch.tensor(expected), rtol=2e-2, atol=1e-3):
+        raise CheckpointError(
+            f"The base '{model.config.base['source']}' is not the one this checkpoint was trained on: its weights differ.",
+            where=where,
+            fix="give the original base, or restore it at the path that config.json names",
+        )
+
+
+def _save_lora(model: MMTuneModel, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    config = model.language_model.peft_config["default"]
+    config.save_pretrained(str(folder))
+    path = folder / "adapter_config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["target_modules"] = sorted(values["target_modules"])  # PEFT keeps a set, whose order changes from run to run
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    weights = {f"{_PEFT_PREFIX}{name}": parameter for name, parameter in _lora_parameters(model).items()}
+    save_file(_plain(weights), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _lora_parameters(model: MMTuneModel) -> dict[str, nn.Parameter]:
+    lora = set(map(id, model.roles()["lora"]))
+    named = model.language_model.named_parameters()
+    return {name.replace(".default", ""): parameter for name, parameter in named if id(parameter) in lora}
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensors[name].detach().contiguous().cpu() for name in sorted(tensors)}
+
+
+def _same_names(found: set[str], owned: set[str], path: Path) -> None:
+    if found == owned:
+        return
+    missing, unexpected = sorted(owned - found), sorted(found - owned)
+    raise CheckpointError(
+        f"{path.name} does not fit: missing {_short(missing)}; unexpected {_short(unexpected)}.",
+        where=str(path),
+        fix="use the config.json that was saved with it, or convert the checkpoint again",
+    )
+
+
+def _short(names: list[str]) -> str:
+    if not names:
+        return "none"
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,244 @@
+"""One model class for all methods: embed, perceive, splice, decode, loss.
+
+Shapes: B samples, T positions, H hidden size, V vocabulary, N media items in reading order.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from mmtune.core.conditioning import Slot
+from mmtune.core.errors import ShapeError, UsageError
+from mmtune.core.perception import Features, Perception
+from mmtune.hosts.host import Host
+from mmtune.methods import METHODS
+from mmtune.methods.base import Method
+from mmtune.modalities.base import Modality
+from mmtune.model.configuration import MMTuneConfig
+from mmtune.model.parts import ModelParts
+from mmtune.nn.splice import splice_tokens
+
+Media = Mapping[str, Mapping[str, Tensor]]
+IGNORED = -100
+
+
+class MMTuneModel(ModelParts, PreTrainedModel):
+    """A causal language model, encoders, and the method between them.
+
+    Args:
+        config: What the parts are.
+        language_model: Any decoder of transformers with a known layout.
+        encoders: Modality name to its encoder.
+        modalities: Modality name to its description.
+        seed: Seed of the method's initial weights; the global random state is left alone.
+    """
+
+    config_class = MMTuneConfig
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+
+    def __init__(
+        self,
+        config: MMTuneConfig,
+        language_model: PreTrainedModel,
+        encoders: Mapping[str, nn.Module],
+        modalities: Mapping[str, Modality],
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(config)
+        self.slot = Slot()
+        self.modalities = dict(modalities)
+        self.language_model = language_model
+        self.encoders = nn.ModuleDict(encoders)
+        self.host = Host(language_model)
+        method_class = METHODS.load(config.method)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.method: Method = method_class(self.method_settings(config), self.host, self.modalities)
+        self.method.attach(self.host, dict(encoders), self.slot)
+        self.placeholder_ids = {name: self.host.vocab_size + index for index, name in enumerate(self.modalities)}
+        self._takes_positions = "position_ids" in inspect.signature(language_model.forward).parameters
+        self._lora: list[nn.Parameter] = []
+        self.owns_language_model = False  # True: the weights travel with every save, as in a converted folder
+        self.owned_encoders: set[str] = set()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        media: Media | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Score a batch.
+
+        Args:
+            input_ids: ``[B, T]``; ids from ``host.vocab_size`` on are placeholders of media.
+            attention_mask: ``[B, T]``, 1 at text and placeholders, 0 at padding on either side.
+            labels: ``[B, T]``, -100 where nothing is learned; shifted here.
+            position_ids: ``[B, T]``; counted from the attention mask when absent.
+            media: Modality name to its collated inputs, among them ``owner`` ``[N]``, the sample of each item.
+            num_items_in_batch: Target tokens over all micro-batches of a step; the mean of this batch when absent.
+        """
+        perception = self.perceive(media, input_ids.shape[0])
+        inputs = self._embed(input_ids, attention_mask, position_ids, perception)
+        if labels is not None:
+            kwargs.setdefault("use_cache", False)
+        with self.slot.bind(perception):
+            output: CausalLMOutputWithPast = self.language_model(**inputs, **kwargs)
+        if labels is not None:
+            output.loss = self._loss(output.logits, labels, num_items_in_batch)
+            if self.training and not media:
+                output.loss = output.loss + self.method.anchor().to(output.loss)
+        return output
+
+    def perceive(self, media: Media | None, batch_size: int) -> Perception:
+        """Run the encoders and the method once for a batch."""
+        if not media:
+            return Perception()
+        return self.method.perceive({name: self._encode(name, inputs) for name, inputs in media.items()}, batch_size)
+
+    def _encode(self, name: str, inputs: Mapping[str, Tensor]) -> Features:
+        encoder = self.encoders[name]
+        trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in encoder.parameters())
+        with torch.set_grad_enabled(trains):
+            values, mask, breaks = self.modalities[name].encode(encoder, inputs)
+        return Features(values, inputs["owner"], mask, breaks)
+
+    def _embed(
+        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, perception: Perception
+    ) -> dict[str, Tensor]:
+        """Embed text, splice tokens, and count positions before masked slots vanish from the mask."""
+        is_placeholder = input_ids >= self.host.vocab_size  # [B, T]
+        embeddings = self.host.input_embeddings(input_ids.masked_fill(is_placeholder, 0))  # [B, T, H]
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if position_ids is None:
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        if self.method.masked_slots:
+            attention_mask = attention_mask.masked_fill(is_placeholder, 0)
+        elif perception.tokens:
+            for name, tokens in perception.tokens.items():
+                embeddings = splice_tokens(embeddings, input_ids == self.placeholder_ids[name], tokens)
+        elif bool(is_placeholder.any()):
+            raise ShapeError("The text has placeholders but no media came with it.", fix="pass media with the input ids")
+        inputs = {"inputs_embeds": embeddings, "attention_mask": attention_mask}
+        return {**inputs, "position_ids": position_ids} if self._takes_positions else inputs
+
+    def _loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
+        targets = labels[:, 1:].flatten()
+        scores = logits[:, :-1].flatten(0, 1)
+        kept = (targets != IGNORED).nonzero().squeeze(-1)
+        total = nn.functional.cross_entropy(scores[kept].float(), targets[kept], reduction="sum")
+        return total / (max(len(kept), 1) if num_items is None else num_items)
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        media: Media | None = None,
+        *,
+        positions: str = "training",
+        **kwargs: Any,
+    ) -> Any:
+        """Continue left-padded prompts; perception is computed once and bound to every step.
+
+        Args:
+            positions: ``training`` counts positions as in training; ``original`` repeats what the cached decoding of
+                the published code does.
+            kwargs: Options of transformers' ``generate``.
+
+        Returns:
+            New ids ``[B * returns, T_new]``, or transformers' output object with ``return_dict_in_generate``.
+
+        Raises:
+            UsageError: Unknown ``positions``.
+        """
+        if positions not in ("training", "original"):
+            raise UsageError(f"Unknown positions '{positions}'. Allowed: training, original.", fix="use 'training'")
+        perception = self.perceive(media, input_ids.shape[0])
+        inputs = self._embed(input_ids, attention_mask, None, perception)
+        shift = None
+        if positions == "original":
+            shift = self.method.decoding_shift((input_ids >= self.host.vocab_size).sum(-1))  # [B]
+        with self.slot.bind(perception), self._shifted(shift):
+            return self.language_model.generate(**inputs, **kwargs)
+
+    @contextmanager
+    def _shifted(self, shift: Tensor | None) -> Iterator[None]:
+        """Lower the positions of decoding steps by ``shift`` [B] for the length of one ``generate``."""
+        if shift is None or not self._takes_positions:
+            yield
+            return
+
+        def lower(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            positions = kwargs.get("position_ids")
+            if kwargs.get("inputs_embeds") is not None or positions is None:
+                return args, kwargs
+            rows = shift.repeat_interleave(positions.shape[0] // shift.shape[0])  # beams stand beside each other
+            return args, {**kwargs, "position_ids": positions - rows.unsqueeze(-1)}
+
+        handle = self.language_model.register_forward_pre_hook(lower, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Recompute blocks in backward, each with the perception it ran with in forward.
+
+        Hooks run again in backward, after the slot was released; without binding it again their gradients are silently
+        wrong (docs/adr/0003).
+        """
+
+        def contexts() -> tuple[Any, Any]:
+            return nullcontext(), self.slot.bind(self.slot.perception)
+
+        options = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False, "context_fn": contexts}
+        self.checkpoint_language_model(options)
+
+    def train(self, mode: bool = True) -> MMTuneModel:
+        """Like ``nn.Module.train``, but a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        for encoder in self.encoders.values():
+            if not any(parameter.requires_grad for parameter in encoder.parameters()):
+                encoder.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's."""
+        return self.host.input_embeddings
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The language model's."""
+        return self.language_model.get_output_embeddings()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> MMTuneModel:
+        """Load a checkpoint, its base and its encoders; see ``mmtune.model.checkpoint.load_model``."""
+        from mmtune.model.checkpoint import load_model
+
+        return load_model(str(pretrained_model_name_or_path), **kwargs)
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write what was trained; see ``mmtune.model.checkpoint.save_model``."""
+        from mmtune.model.checkpoint import save_model
+
+        save_model(self, str(save_directory))
+
+
+AutoModelForImageTextToText.register(MMTuneConfig, MMTuneModel)

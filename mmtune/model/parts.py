@@ -1,0 +1,153 @@
+"""The parts of a model by role: what can be trained, what is, and the LoRA on the language model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from peft import LoraConfig
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from mmtune.core.config import Settings, parse_settings
+from mmtune.core.errors import UsageError, nearest
+from mmtune.hosts.host import Host
+from mmtune.methods import METHODS
+from mmtune.methods.base import Method
+from mmtune.model.configuration import MMTuneConfig
+
+
+class ModelParts:
+    """What ``MMTuneModel`` knows of its own parameters. Mixed into it; holds no state of its own."""
+
+    language_model: PreTrainedModel
+    encoders: nn.ModuleDict
+    method: Method
+    host: Host
+    _lora: list[nn.Parameter]
+
+    @staticmethod
+    def method_settings(config: MMTuneConfig) -> Settings:
+        """The method's settings, validated."""
+        return parse_settings(METHODS.load(config.method).Settings, config.settings, where="model.settings")
+
+    def roles(self) -> dict[str, list[nn.Parameter]]:
+        """All parameters by role: the method's own roles, ``method``, ``language``, ``encoder``, ``lora``."""
+        lora = set(map(id, self._lora))
+        encoders = {f"encoder.{name}": list(encoder.parameters()) for name, encoder in self.encoders.items()}
+        return {
+            **self.method.roles(),
+            "method": list(self.method.parameters()),
+            "language": [parameter for parameter in self.language_model.parameters() if id(parameter) not in lora],
+            "lora": list(self._lora),
+            "encoder": [parameter for parameters in encoders.values() for parameter in parameters],
+            **encoders,
+        }
+
+    def set_trainable(self, roles: Sequence[str]) -> None:
+        """Train the parameters of these roles and freeze all others.
+
+        Raises:
+            UsageError: A role that this model does not have, or that has no parameters.
+        """
+        known = self.roles()
+        for parameter in self.parameters():  # type: ignore[attr-defined]
+            parameter.requires_grad_(False)
+        for role in roles:
+            if role not in known:
+                guess = nearest(role, known)
+                hint = f" Did you mean '{guess}'?" if guess else ""
+                raise UsageError(
+                    f"Unknown role '{role}'.{hint} Allowed: {', '.join(known)}.", where="train.roles", fix="change train.roles"
+                )
+            if not known[role]:
+                raise UsageError(f"Role '{role}' has no parameters in this model.", where="train.roles", fix=_fix(role))
+            for parameter in known[role]:
+                parameter.requires_grad_(True)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """One row a component: its role, parameters, how many are trained, and dtypes."""
+        method_roles = self.method.roles()
+        finest = {role: params for role, params in method_roles.items() if not any(o.startswith(f"{role}.") for o in method_roles)}
+        known = self.roles()
+        others = {role: known[role] for role in ("lora", "language", *(f"encoder.{name}" for name in self.encoders))}
+        return [
+            {
+                "component": role,
+                "parameters": _count(parameters),
+                "trainable": _count(parameter for parameter in parameters if parameter.requires_grad),
+                "dtype": ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})),
+            }
+            for role, parameters in {**finest, **others}.items()
+            if parameters
+        ]
+
+    def add_lora(
+        self,
+        *,
+        rank: int = 64,
+        alpha: float = 16,
+        dropout: float = 0.05,
+        targets: str | Iterable[str] = "language-linear",
+        use_rslora: bool = False,
+        use_dora: bool = False,
+    ) -> None:
+        """Put LoRA on the language model's blocks, after the method's hooks and never on an encoder.
+
+        Args:
+            targets: ``language-linear`` for every linear layer inside the blocks, or full module names.
+
+        Raises:
+            UsageError: An unknown target.
+        """
+        names = self._linear_names() if targets == "language-linear" else _listed(targets)
+        self.inject_lora(
+            LoraConfig(
+                r=rank,
+                lora_alpha=alpha,  # type: ignore[arg-type]
+                lora_dropout=dropout,
+                target_modules=names,
+                use_rslora=use_rslora,
+                use_dora=use_dora,
+                task_type="CAUSAL_LM",
+            )
+        )
+
+    def inject_lora(self, config: LoraConfig) -> None:
+        """Inject a PEFT configuration into the language model and remember the new parameters."""
+        before = set(map(id, self.language_model.parameters()))
+        trained = [parameter for parameter in self.language_model.parameters() if parameter.requires_grad]
+        self.language_model.add_adapter(config)
+        for parameter in trained:  # PEFT freezes everything else; who trains what is decided by set_trainable
+            parameter.requires_grad_(True)
+        self._lora = [parameter for parameter in self.language_model.parameters() if id(parameter) not in before]
+
+    def _linear_names(self) -> list[str]:
+        wanted = {id(module) for module in self.host.blocks().modules() if isinstance(module, (nn.Linear, Conv1D))}
+        return [name for name, module in self.language_model.named_modules() if id(module) in wanted]
+
+    def checkpoint_language_model(self, options: Mapping[str, Any]) -> None:
+        """Switch on gradient checkpointing in the language model, under its old name that all supported versions have."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            self.language_model.gradient_checkpointing_enable(dict(options))
+
+
+def _listed(targets: str | Iterable[str]) -> list[str]:
+    if isinstance(targets, str):
+        raise UsageError(
+            f"Unknown LoRA targets '{targets}'. Allowed: language-linear, or a list of module names.",
+            where="tune.targets",
+            fix="use 'language-linear'",
+        )
+    return list(targets)
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _fix(role: str) -> str:
+    return "use --tune lora" if role == "lora" else "remove it from train.roles"

@@ -1,0 +1,55 @@
+"""Where bases and encoders come from: the embedded nano, a folder, or the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mmtune.core.errors import CheckpointError, MMTuneError, ResourceError
+
+NANO = "nano"
+_ASSETS = Path(__file__).resolve().parents[1] / "nano" / "assets"
+
+
+def resolve_source(source: str, part: str, folder: str | Path | None = None) -> str:
+    """Turn a source into something transformers can load.
+
+    Args:
+        source: ``nano``, a folder, or a hub id.
+        part: ``llm``, ``vision`` or ``adapter``: which part of nano is meant.
+        folder: The checkpoint that named the source; relative paths are tried from there first.
+
+    Raises:
+        CheckpointError: A path that does not exist.
+    """
+    if source == NANO:
+        return str(_ASSETS / part)
+    if folder is not None and (Path(folder) / source / "config.json").is_file():
+        return os.path.normpath(Path(folder) / source)
+    expanded = os.path.expanduser(source)
+    looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if looks_like_path and not Path(expanded).is_dir():
+        raise CheckpointError(
+            f"No such folder: {source}", where=str(folder or source), fix="give a folder, a hub id, or nano"
+        )
+    return expanded
+
+
+def relative_source(source: str, folder: str | Path) -> str:
+    """How a checkpoint in ``folder`` names a source: hub ids and nano as they are, folders by a relative path."""
+    if source == NANO or not Path(source).is_dir():
+        return source
+    return os.path.relpath(Path(source).resolve(), Path(folder).resolve())
+
+
+def loading_error(source: str, what: str, error: BaseException) -> MMTuneError:
+    """The error for a source that transformers could not load: a hub out of reach is not a broken folder."""
+    text = str(error).strip()
+    line = text.splitlines()[0] if text else type(error).__name__
+    if Path(source).is_dir():
+        return CheckpointError(f"The {what} in '{source}' cannot be loaded: {line}", where=source, fix="check its files")
+    return ResourceError(
+        f"The {what} '{source}' is no folder here and cannot be fetched from the hub: {line}",
+        where=source,
+        fix="check the spelling and the network, or give a local folder",
+    )
