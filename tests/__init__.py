@@ -1,0 +1,1 @@
+"""The tests mirror the package; ``tests.tiny`` makes the models they share."""
