@@ -1,0 +1,139 @@
+"""The command ``mmtune``: finds the verb, parses its options, runs it, and turns every outcome into an exit code.
+
+Nothing heavy is imported here: a verb's module is imported when that verb is called, and imports its work inside the
+function that does it, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from mmtune.cli.console import Console, ReaderGoneError, Result
+from mmtune.core.errors import MMTuneError, NotPossibleError, unknown_name
+
+VERBS: dict[str, tuple[str, str]] = {
+    "quickstart": ("mmtune.cli.quickstart", "See it all work in minutes, offline: data, training, evaluation, report."),
+    "convert": ("mmtune.cli.convert", "Turn a published checkpoint into an mmtune folder."),
+    "prepare-data": ("mmtune.cli.prepare_data", "Check, clean and pack training data."),
+    "pretrain": ("mmtune.cli.training", "Train a fresh adapter on captions (stage 1)."),
+    "finetune": ("mmtune.cli.training", "Train an adapter, LoRA or the whole model on conversations (stage 2)."),
+    "generate": ("mmtune.cli.generate", "Ask a model about pictures."),
+    "eval": ("mmtune.cli.eval", "Score a model on a benchmark or on data of your own."),
+    "presets": ("mmtune.cli.presets", "List the published recipes, or print one."),
+    "doctor": ("mmtune.cli.doctor", "Check this installation: devices, disk, extras, network."),
+}
+PLANNED = {
+    "chat": "use `mmtune generate --messages F.json` for a conversation",
+    "inspect": "use `mmtune prepare-data` for data and `report.html` of a run directory",
+    "plan": "use `mmtune finetune --dry-run` to see parameters and memory of the weights",
+    "compare": "put the `report.html` of the runs side by side",
+}
+_COMMON = ("--json", "-q", "--quiet", "-v", "--verbose")
+_HELP = """Usage: mmtune VERB [OPTIONS]
+
+Parameter-efficient multimodal tuning of any Hugging Face language model.
+
+Verbs:
+{verbs}
+
+Options:
+  --version      Show the version.
+  --help         Show this message; `mmtune VERB --help` shows a verb's options.
+
+Every verb takes --json, -q/--quiet and -v/--verbose. A first run: mmtune quickstart
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code (0 to 8, 75, 130: see the README)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    leading = list(itertools.takewhile(lambda word: word in _COMMON, words))
+    rest = words[len(leading) :] or ["--help"]
+    arguments = [rest[0], *leading, *rest[1:]]  # `mmtune --json doctor` is `mmtune doctor --json`
+    with Console(as_json=_wants_json(arguments)) as console:
+        return _guarded(console, arguments[0], arguments)
+
+
+def _guarded(console: Console, verb: str, arguments: list[str]) -> int:
+    try:
+        result = _run(console, verb, arguments[1:])
+        console.result(result)
+        return result.exit_code
+    except ReaderGoneError:
+        return 0
+    except KeyboardInterrupt:
+        console.note("Interrupted.")
+        return 130
+    except SystemExit as exit_:  # a library that leaves by itself
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    except BaseException as error:
+        return _fail(console, verb, arguments, error)
+
+
+def _fail(console: Console, verb: str, arguments: list[str], error: BaseException) -> int:
+    from mmtune.cli.failures import explain, write_crash_report
+
+    known = explain(error, verb=verb if verb in VERBS else None, arguments=arguments)
+    if known is None:
+        path = write_crash_report(error, arguments)
+        known = MMTuneError(
+            f"Internal error: {type(error).__name__}: {error}",
+            where=str(path) if path else None,
+            fix="report it with the crash report above; -v shows the traceback",
+        )
+    with contextlib.suppress(ReaderGoneError, OSError):
+        console.error(known, cause=error)
+    return known.exit_code
+
+
+def _run(console: Console, verb: str, arguments: list[str]) -> Result:
+    if verb in ("--help", "-h", "help"):
+        return Result({"verbs": {name: text for name, (_, text) in VERBS.items()}}, overview())
+    if verb in ("--version", "-V"):
+        from mmtune import __version__
+
+        return Result({"version": __version__}, f"mmtune {__version__}")
+    if verb in PLANNED:
+        raise NotPossibleError(f"`mmtune {verb}` is not part of this version.", where="verb", fix=PLANNED[verb])
+    if verb not in VERBS:
+        kind = "option" if verb.startswith("-") else "verb"
+        raise unknown_name(kind, verb, [*VERBS] if kind == "verb" else ["--help", "--version"], where="command line")
+    return _invoke(console, verb, arguments)
+
+
+def _invoke(console: Console, verb: str, arguments: list[str]) -> Result:
+    import typer
+
+    from mmtune.cli.command import build_command, common_options
+
+    command = build_command(verb, VERBS[verb][0])
+    try:
+        context = command.make_context(f"mmtune {verb}", arguments)
+    except typer.Exit as exit_:  # --help has been shown
+        return Result({}, None, exit_code=exit_.exit_code)
+    except BrokenPipeError as error:  # `mmtune VERB --help | head`
+        console.drop_stdout()
+        raise ReaderGoneError from error
+    console.configure(**common_options(context))
+    context.obj = console
+    with context, console.only_results_on_stdout():
+        outcome: Any = command.invoke(context)
+    return outcome if isinstance(outcome, Result) else Result(dict(outcome or {}))
+
+
+def overview() -> str:
+    """The text of ``mmtune --help``."""
+    verbs = "\n".join(f"  {name:<14} {text}" for name, (_, text) in VERBS.items())
+    return _HELP.format(verbs=verbs).rstrip()
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether errors go to stdout as JSON, known before anything is parsed."""
+    words = list(arguments)
+    if "--" in words:
+        words = words[: words.index("--")]
+    return "--json" in words

@@ -1,0 +1,55 @@
+"""``mmtune convert``: published checkpoints into mmtune folders."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from mmtune.cli.console import Result
+from mmtune.cli.display import duration, progress_display
+from mmtune.cli.options import OUTPUT, OVERWRITE, SET, pairs, settings
+from mmtune.core.errors import NotPossibleError
+
+
+def run(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Checkpoint folder.")],
+    output: OUTPUT,
+    from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="llava, vlora. [default: seen]")] = None,
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="Format to write.")] = "mmtune",
+    llm: Annotated[str | None, typer.Option(metavar="PATH|ID", help="The language model it belongs to.")] = None,
+    vision: Annotated[str | None, typer.Option(metavar="PATH|ID", help="The image encoder it belongs to.")] = None,
+    encoder: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Another encoder; repeatable.")] = None,
+    dtype: Annotated[str | None, typer.Option(metavar="T", help="Store weights as float32, bfloat16, float16.")] = None,
+    max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest weight file.")] = "5GB",
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with the source.")] = False,
+    overwrite: OVERWRITE = False,
+    push: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Upload to the hub.")] = None,
+    set_: SET = None,
+) -> Result:
+    """Turn a published checkpoint into a self-contained mmtune folder, and verify it against its source.
+
+    Local language models and encoders come along; hub ids stay references.
+    """
+    if push is not None:
+        fix = f"leave --push out, then `hf upload {push} {output}`"
+        raise NotPossibleError("Uploading is not part of this version.", where="--push", fix=fix)
+    from mmtune.convert.run import convert
+
+    with progress_display(context.obj) as progress:
+        found = convert(
+            source, output, from_format=from_, to=to, llm=llm, vision=vision, encoders=pairs("--encoder", encoder),
+            dtype=dtype, max_shard_size=max_shard_size, verify=not no_verify, overwrite=overwrite,
+            settings=settings(set_), progress=progress,
+        )  # fmt: skip
+    return Result(found, _summary(found))
+
+
+def _summary(found: dict[str, Any]) -> str:
+    verified = found.get("verified")
+    size = f"{found.get('bytes', 0) / 1e6:,.1f} MB, {found.get('parameters', 0):,} parameters"
+    lines = [f"{found.get('from')} -> {found.get('to')}: {found.get('output')}", size]
+    if verified:
+        lines.append(f"verified: largest difference of a logit {verified.get('max_abs_logit_diff')}")
+    return "\n".join([*lines, f"in {duration(found.get('seconds') or 0)}"])

@@ -1,0 +1,252 @@
+"""How running work looks: a bar with loss, rate and time left on a terminal, now and then a plain line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mmtune.cli.console import Console, clean
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.progress import Progress
+
+PLAIN_SECONDS = 5.0  # between two plain lines
+
+
+def training_display(console: Console) -> PlainDisplay:
+    """The display that fits the terminal: bars, plain lines, or nothing when quiet."""
+    return RichDisplay(console) if console.interactive and not console.quiet else PlainDisplay(console)
+
+
+class PlainDisplay:
+    """One plain line every few seconds; nothing when quiet."""
+
+    def __init__(self, console: Console, *, seconds: float = PLAIN_SECONDS) -> None:
+        self._console = console
+        self._seconds = seconds
+        self._phase = ""
+        self._pace = Pace(None)
+        self._spoken = 0.0
+
+    def phase(self, name: str) -> None:
+        """A part of the work begins ("load", "train", "evaluate")."""
+        self._phase = name
+        self._console.note(f"{name} ...")
+
+    def label(self, name: str) -> None:
+        """Name what is counted, without a line of its own."""
+        self._phase = name
+
+    def start(self, total_steps: int | None, first_step: int = 0) -> None:
+        """Steps begin; ``first_step`` is where a resumed run goes on."""
+        self._pace = Pace(total_steps, first_step)
+        self._spoken = 0.0
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """One step is done; ``row`` is its row of ``metrics.jsonl``."""
+        self._pace.advance(row)
+        now = time.monotonic()
+        if now - self._spoken >= self._seconds or self._pace.done == self._pace.total:
+            self._spoken = now
+            self._console.note(f"{self._phase}: {self._pace.line()}")
+
+    def note(self, text: str) -> None:
+        """A remark that stays on the screen."""
+        self._console.note(text)
+
+    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A small table, for example the components with their parameters."""
+        if not self._console.quiet:
+            self._console.note(plain_table(title, rows))
+
+    def end(self) -> None:
+        """Steps are over."""
+
+
+class RichDisplay(PlainDisplay):
+    """A bar with loss, samples a second and the time left; tables with lines."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.console import Console as RichConsole
+
+        super().__init__(console)
+        self._rich: RichConsole = RichConsole(file=console.stderr)
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def phase(self, name: str) -> None:
+        """A part of the work begins."""
+        self.end()
+        self._phase = name
+        self._rich.rule(_text(name), align="left", style="dim")
+
+    def start(self, total_steps: int | None, first_step: int = 0) -> None:
+        """Show the bar."""
+        self.end()
+        super().start(total_steps, first_step)
+        self._bar = _make_bar(self._rich)
+        self._task = self._bar.add_task(clean(self._phase), total=total_steps, completed=first_step, pace="")
+        self._bar.start()
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """Move the bar."""
+        self._pace.advance(row)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._pace.done, pace=self._pace.numbers())
+
+    def note(self, text: str) -> None:
+        """Print above the bar."""
+        self._rich.print(_text(text))
+
+    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Print a table above the bar."""
+        from rich.table import Table
+
+        names = list(rows[0]) if rows else []
+        table = Table(title=_text(title), title_justify="left", header_style="bold", border_style="dim")
+        for name in names:
+            numeric = all(isinstance(row.get(name), (int, float)) for row in rows)
+            table.add_column(name.replace("_", " "), justify="right" if numeric else "left")
+        for row in rows:
+            table.add_row(*(_text(cell(row.get(name))) for name in names))
+        self._rich.print(table)
+
+    def end(self) -> None:
+        """Take the bar down."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class CountDisplay:
+    """What verbs without training steps call now and then: ``(done, total)``, ``(name, done, total)`` or ``(text)``."""
+
+    def __init__(self, display: PlainDisplay, name: str) -> None:
+        self._display = display
+        self._name = name
+        self._total: int | None = None
+        self._started = False
+
+    def __call__(self, *news: str | int | None) -> None:
+        """Show how far the work is."""
+        names = [part for part in news if isinstance(part, str)]
+        numbers = [part for part in news if isinstance(part, int)]
+        if not numbers:
+            self._display.note(" ".join(names))
+            return
+        total = numbers[1] if len(numbers) > 1 else None
+        name = names[0] if names else self._name
+        if not self._started or total != self._total or name != self._name:
+            self._started, self._total, self._name = True, total, name
+            self._display.label(name)
+            self._display.start(total)
+        self._display.step({"step": numbers[0]})
+
+    def close(self) -> None:
+        """The work is over."""
+        self._display.end()
+
+
+@contextmanager
+def progress_display(console: Console, name: str = "rows") -> Iterator[CountDisplay]:
+    """A bar or plain lines for a counted piece of work, taken down at the end."""
+    shown = CountDisplay(training_display(console), name)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+class Pace:
+    """Steps done, their rate and the time left."""
+
+    def __init__(self, total: int | None, first: int = 0) -> None:
+        self.total = total
+        self.done = first
+        self._first = first
+        self._began = time.monotonic()
+        self._row: Mapping[str, Any] = {}
+
+    def advance(self, row: Mapping[str, Any]) -> None:
+        """Take over one row; rows without a ``step`` count as one step."""
+        self._row = row
+        self.done = int(row.get("step") or self.done + 1)
+
+    def numbers(self) -> str:
+        """The loss and the rate, as far as they are known."""
+        row, parts = self._row, []
+        if row.get("loss") is not None:
+            parts.append(f"loss {row['loss']:.4f}")
+        rate = row.get("samples_per_second")
+        parts.append(f"{rate:.1f} samples/s" if rate else f"{self._rate():.2f} steps/s")
+        return "  ".join(parts)
+
+    def line(self) -> str:
+        """One plain line: steps, percent, loss, rate, time left."""
+        parts = [f"step {self.done}" + (f"/{self.total} ({self.done / self.total:.0%})" if self.total else "")]
+        parts.append(self.numbers())
+        if self.total and self.done > self._first:
+            parts.append(f"{duration((self.total - self.done) / self._rate())} left")
+        return "  ".join(parts)
+
+    def _rate(self) -> float:
+        return max(self.done - self._first, 1) / max(time.monotonic() - self._began, 1e-6)
+
+
+def _make_bar(rich: RichConsole) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    columns = (
+        TextColumn("{task.description}", style="bold", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("ETA", style="dim"),
+        Left(),
+    )
+    return Progress(*columns, console=rich, expand=True, redirect_stdout=False, redirect_stderr=False)
+
+
+def _text(value: str) -> Any:
+    """Text that rich takes literally: no markup in names that come from files."""
+    from rich.text import Text
+
+    return Text(clean(value))
+
+
+def cell(value: Any) -> str:
+    """A table cell: thousands separated, yes and no, short floats."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+def plain_table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table as aligned plain text."""
+    if not rows:
+        return title
+    names = list(rows[0])
+    lines = [[name.replace("_", " ") for name in names], *([cell(row.get(name)) for name in names] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
+    body = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join(([title] if title else []) + ["  " + line for line in body])
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42s, 3m 05s or 2h 07m."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s"
+    return f"{minutes // 60}h {minutes % 60:02d}m"

@@ -1,0 +1,44 @@
+"""``mmtune quickstart``: everything once, on the embedded model, without network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmtune.cli.console import Result
+from mmtune.cli.display import duration, plain_table, training_display
+
+DEFAULT = ("llava", "vlora")
+
+
+def run(
+    context: typer.Context,
+    method: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A method, or all; repeatable.")] = None,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")] = Path("quickstart"),
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of data and training.")] = 0,
+) -> Result:
+    """Draw data, train, evaluate and compare methods on the embedded model: minutes on two cores, no network.
+
+    The default is llava and vlora side by side, with one report at the end.
+    """
+    from mmtune.core.registry import canonical
+    from mmtune.methods import METHODS
+    from mmtune.nano.quickstart import quickstart
+
+    names = [canonical(name) for name in method or DEFAULT]
+    if "all" in names:
+        names = METHODS.names()
+    for name in names:
+        METHODS.load(name)  # a mistyped name must not wait for the end of the first training
+    found = quickstart(tuple(dict.fromkeys(names)), output, seed=seed, progress=training_display(context.obj))
+    return Result(found, _summary(found))
+
+
+def _summary(found: dict[str, Any]) -> str:
+    rows = []
+    for name, result in found.get("methods", {}).items():
+        scores = {key: value for key, value in result.get("scores", {}).items() if isinstance(value, (int, float))}
+        rows.append({"method": name, **scores, "time": duration(result.get("seconds") or 0)})
+    return "\n".join((plain_table("", rows), f"report: {found.get('report')}"))

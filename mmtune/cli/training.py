@@ -1,0 +1,89 @@
+"""``mmtune pretrain`` and ``mmtune finetune``: the same work with different defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmtune.cli.console import Result
+from mmtune.cli.display import duration, training_display
+from mmtune.cli.options import DATA, MEDIA_ROOT, OVERWRITE, POSITIVE, SEED, SET, one_of
+from mmtune.core.errors import NotPossibleError
+
+TUNES = ("method", "lora", "qlora", "full")
+
+
+def run(
+    context: typer.Context,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE.yaml", help="Settings from a file.")] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="M", help="How perception reaches the LM: llava, vlora.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(metavar="P", help="Published settings, see `mmtune presets`.")] = None,
+    base: Annotated[str | None, typer.Option(metavar="LLM", help="Folder or hub id of the language model.")] = None,
+    vision: Annotated[
+        str | None, typer.Option(metavar="ENCODER", help="Folder or hub id of the image encoder.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="Trained model to go on from.")] = None,
+    data: DATA = None,
+    media_root: MEDIA_ROOT = None,
+    output: Annotated[str | None, typer.Option(metavar="DIR", help="Run directory. [default: under runs/]")] = None,
+    tune: Annotated[str | None, typer.Option(metavar="|".join(TUNES), help="What is trained.")] = None,
+    epochs: Annotated[float | None, typer.Option(metavar="N", help="Passes over the data.")] = None,
+    max_steps: Annotated[int | None, typer.Option(**POSITIVE, help="Stop after this many steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(**POSITIVE, help="Samples a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="F", help="Peak learning rate.")] = None,
+    num_processes: Annotated[int | None, typer.Option(**POSITIVE, help="Processes, one a device.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="D", help="auto, cpu, cuda, cuda:1, mps.")] = None,
+    seed: SEED = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show recipe and components, then stop.")] = False,
+    overwrite: OVERWRITE = False,
+    set_: SET = None,
+    replay: Annotated[str | None, typer.Option(metavar="RUN", help="Run one step of a run again.")] = None,
+    step: Annotated[int | None, typer.Option(**POSITIVE, help="The step to replay.")] = None,
+) -> Result:
+    """Train a method, LoRA or the whole model on any Hugging Face language model.
+
+    Without --base, --vision and --data this uses the embedded nano model and demo data. The same command on an
+    unfinished run continues it. Settings: defaults < preset < recipe file < options < --set.
+    """
+    if replay is not None or step is not None:
+        raise NotPossibleError("Replaying a step is not part of this version.", where="--replay", fix="leave it out")
+    if num_processes is not None and num_processes > 1:
+        message = f"{num_processes} processes are asked for, this version trains with one."
+        raise NotPossibleError(message, where="--num-processes", fix="--num-processes 1")
+    if tune is not None:
+        tune = one_of("--tune", tune, TUNES)
+    from mmtune.train.recipe import resolve
+    from mmtune.train.run import train
+
+    verb = str(context.command.name)
+    flags = {
+        "method": method, "model.base": base, "model.vision": vision, "model.checkpoint": model, "data.train": data,
+        "data.media_root": media_root, "tune.kind": tune, "train.epochs": epochs, "train.max_steps": max_steps,
+        "train.batch_size": batch_size, "train.learning_rate": learning_rate, "train.seed": seed, "run.output": output,
+        "run.num_processes": num_processes, "run.device": device,
+    }  # fmt: skip
+    resolved = resolve(verb, preset=preset, file=recipe, overrides=flags, sets=set_ or ())
+    display = training_display(context.obj)
+    found = train(
+        resolved, verb=verb, model=resolved.model.checkpoint, output=Path(output) if output else None,
+        overwrite=overwrite, dry_run=dry_run, display=display,
+    )  # fmt: skip
+    return Result(found, summary(found))
+
+
+def summary(found: dict[str, Any]) -> str:
+    """What a person wants to know of a finished run."""
+    loss = found.get("loss") or {}
+    lines = [f"{found.get('status')}: {found.get('method')}, {found.get('steps')} steps"]
+    if loss.get("first") is not None and loss.get("last") is not None:
+        lines.append(f"loss     {loss['first']:.4f} -> {loss['last']:.4f}")
+    if found.get("seconds"):
+        lines.append(f"time     {duration(found['seconds'])}, {found.get('samples_per_second') or 0:.1f} samples/s")
+    lines += [f"{name:<8} {found[name]}" for name in ("run", "model") if found.get(name)]
+    if found.get("status") == "completed":
+        lines.append(f"try      mmtune generate --model {found.get('model')} --image PICTURE")
+    return "\n".join(lines)
