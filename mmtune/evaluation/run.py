@@ -26,7 +26,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When an evaluation is refused although it could be scored; as the arguments of :func:`evaluate`."""
+    """When an evaluation is refused although it could be scored.
+
+    Args:
+        max_failures: More failed rows than this stop the run; None allows any number, but not all rows.
+        allow_partial: Score although rows have no prediction; only the rows that have one are scored then.
+        min_score: The least value of the benchmark's main score.
+    """
 
     max_failures: int | None = None
     allow_partial: bool = False
@@ -45,9 +51,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 8,
     decoding: Decoding | None = None,
-    min_score: float | None = None,
-    max_failures: int | None = None,
-    allow_partial: bool = False,
+    limits: Limits | None = None,
     model_name: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -60,9 +64,6 @@ def evaluate(
             ``items.jsonl`` and ``scores.json``; without it nothing is written.
         limit: Only the first rows.
         decoding: Greedy with 128 new tokens unless given.
-        min_score: The least value of the benchmark's main score.
-        max_failures: More failed rows than this stop the run; None allows any number, but not all rows.
-        allow_partial: Score although rows have no prediction; only the rows that have one are scored then.
         model_name: What the result calls the model.
         progress: Called with the rows done and the rows in all.
 
@@ -75,7 +76,7 @@ def evaluate(
         UsageError: An unknown benchmark, or a minimum for a benchmark that has none.
     """
     task: Benchmark = BENCHMARKS.load(benchmark)()
-    limits, decoding = Limits(max_failures, allow_partial, min_score), decoding or DEFAULT_DECODING
+    limits, decoding = limits or Limits(), decoding or DEFAULT_DECODING
     _check_usage(task, model, predictions, limits)
     samples, sha = _samples(data, media_root, limit)
     task.check(samples)
