@@ -1,0 +1,1 @@
+"""How the nano base was made: run ``python -m mmtune.nano.build llm`` or ``vision``."""
