@@ -1,0 +1,141 @@
+"""One self-contained HTML page: templates, number formats, pictures and plots inside the file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from mmtune.core.errors import ResourceError
+
+_LOG = logging.getLogger(__name__)
+_LARGEST = 320  # pixels of the longer side of an embedded picture
+_SOURCE_LIMIT = 4_000_000  # pixels; larger files are not opened for a thumbnail's sake
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this package; everything is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": format_count,
+        "percent": format_percent,
+        "seconds": format_seconds,
+        "bytes": format_bytes,
+        "value": format_value,
+    }
+    return environment.get_template(template).render(**values)
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write a page in one step, so that a reader never sees half of it.
+
+    Raises:
+        ResourceError: The folder cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise ResourceError(f"Cannot write the report: {error}", where=str(path), fix="free space") from error
+    return path
+
+
+def picture_uri(item: Any) -> str | None:
+    """A picture (path, bytes or PIL image) as a small data URI, or None when it cannot be shown."""
+    try:
+        picture = item if isinstance(item, Image.Image) else Image.open(io.BytesIO(item) if _is_bytes(item) else item)
+        if picture.width * picture.height > _SOURCE_LIMIT:
+            picture.draft("RGB", (_LARGEST, _LARGEST))
+        picture = picture.convert("RGB")
+        if max(picture.size) > _LARGEST:
+            picture.thumbnail((_LARGEST, _LARGEST))
+        buffer = io.BytesIO()
+        small = max(picture.size) <= 128
+        picture.save(buffer, "PNG") if small else picture.save(buffer, "JPEG", quality=85)
+    except (OSError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        _LOG.info("a picture is left out of the report: %s", error)
+        return None
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _is_bytes(item: Any) -> bool:
+    return isinstance(item, bytes | bytearray)
+
+
+def format_count(number: float | None) -> str:
+    """A number for people: ``1,234``, ``12.3 M``, ``6.7 B``."""
+    if number is None:
+        return "–"
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e5, "k")):
+        if abs(number) >= limit:
+            scale = 1e3 if unit == "k" else limit
+            return f"{number / scale:.3g} {unit}" if number / scale < 1000 else f"{number / scale:,.0f} {unit}"
+    return f"{number:,.0f}"
+
+
+def format_percent(share: float | None, digits: int = 0) -> str:
+    """A share as a percentage."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """A duration: ``8.4 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def format_bytes(size: float | None) -> str:
+    """A file size in decimal units."""
+    if size is None:
+        return "–"
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= limit:
+            return f"{size / limit:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
+def format_value(value: Any) -> str:
+    """Any setting on one line."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {format_value(inner)}" for key, inner in value.items()) or "–"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(format_value(inner) for inner in value) or "–"
+    return str(value)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as dotted keys, in their order."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            rows += flatten(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", value))
+    return rows

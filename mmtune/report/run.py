@@ -1,0 +1,124 @@
+"""The report of a training run, from the files of its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmtune.core.errors import DataError
+from mmtune.report.gallery import Shown
+from mmtune.report.page import flatten, render, write_page
+from mmtune.report.plots import learning_rate_curves, loss_curves, responsive, write_plots
+
+_PACKAGES = ("mmtune", "torch", "transformers", "peft", "accelerate")
+
+
+def write_run_report(run_dir: str | Path, *, shown: Sequence[Shown] = ()) -> Path:
+    """Write ``report.html`` and the files of ``plots/`` into a run's folder.
+
+    Args:
+        run_dir: A folder with ``recipe.yaml``, ``status.json`` and ``metrics.jsonl``; what is missing is left out.
+        shown: Validation rows with the model's answers, as :func:`mmtune.report.gallery.answer_samples` makes them.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: No such folder.
+    """
+    folder = Path(run_dir)
+    if not folder.is_dir():
+        raise DataError("No such run.", where=str(folder), fix="name the folder of a run")
+    rows = read_rows(folder / "metrics.jsonl")
+    recipe, status, environment = _yaml(folder / "recipe.yaml"), _json(folder / "status.json"), _json(folder / "env.json")
+    if rows:
+        write_plots(folder / "plots", rows)
+    page = render(
+        "run.html.j2",
+        title=f"{status.get('verb', 'training').capitalize()} · {recipe.get('method', folder.name)}",
+        folder=folder.name,
+        status=status,
+        figures=_figures(status, rows),
+        components=status.get("components") or environment.get("components") or [],
+        settings=flatten(recipe),
+        command=_text(folder / "command.txt"),
+        environment=_environment(environment),
+        plots=[
+            responsive(curves, label)
+            for curves, label in (
+                (loss_curves(rows), "loss per target token"),
+                (learning_rate_curves(rows), "learning rate"),
+            )
+            if curves
+        ],
+        shown=shown,
+    )
+    return write_page(folder / "report.html", page)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``metrics.jsonl``; half-written lines are left out."""
+    rows = []
+    for line in _text(path).splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+    return rows
+
+
+def _figures(status: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The few numbers that stand at the top."""
+    loss = status.get("loss") or {}
+    found = [
+        {"name": "loss, last steps", "value": loss.get("last"), "kind": "loss", "note": _first(loss)},
+        {"name": "trained parameters", "value": status.get("trainable_parameters"), "kind": "count", "note": None},
+        {"name": "time", "value": status.get("seconds"), "kind": "seconds", "note": _pace(status)},
+    ]
+    validation = [(row["validation_loss"], row["step"]) for row in rows if row.get("validation_loss") is not None]
+    if validation:
+        best, step = min(validation)
+        found.insert(1, {"name": "validation loss, best", "value": best, "kind": "loss", "note": f"at step {step:,}"})
+    return [figure for figure in found if figure["value"] is not None]
+
+
+def _first(loss: Mapping[str, Any]) -> str | None:
+    return f"from {loss['first']:.3f} at the start" if loss.get("first") is not None else None
+
+
+def _pace(status: Mapping[str, Any]) -> str | None:
+    steps, rate = status.get("steps"), status.get("samples_per_second")
+    parts = [f"{steps:,} steps"] if steps else []
+    return ", ".join([*parts, f"{rate:.1f} samples/s"] if rate else parts) or None
+
+
+def _environment(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    packages = found.get("packages") or {}
+    rows = [(name, found[name]) for name in ("python", "platform", "cpus", "threads", "devices") if found.get(name)]
+    return rows + [(name, packages[name]) for name in _PACKAGES if packages.get(name)]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(_text(path) or "{}")
+    except ValueError:  # cut off by a crash; the report shows the rest
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(_text(path))
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
