@@ -59,15 +59,17 @@ def halving(
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            if len(part) == 1:
-                raise ResourceError(
-                    f"Out of memory with a single row: {error}",
-                    fix="use a shorter input, fewer beams or another device",
-                ) from error
-            size = max(1, len(part) // 2)
-            _LOG.warning("out of memory with %d rows at once; going on with %d", len(part), size)
-            _free()
-            continue
+            if len(part) > 1:
+                size = max(1, len(part) // 2)
+                _LOG.warning("out of memory with %d rows at once; going on with %d", len(part), size)
+                _free()
+                continue
+            problem = ResourceError(
+                f"Out of memory with a single row: {error}", fix="use a shorter input, fewer beams or another device"
+            )
+            if give_up is None:
+                raise problem from error
+            results = [give_up(part[0], problem)]
         yield from zip(part, results, strict=True)
         start += len(part)
 
