@@ -1,0 +1,96 @@
+"""Finds what a checkpoint refers to: its base and its encoder, by path or hub id, with the revision pinned."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmtune.core.errors import CheckpointError, MMTuneError, ResourceError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder on this machine, and the hub id and commit it is a copy of, if any."""
+
+    folder: Path
+    hub_id: str | None = None
+    revision: str | None = None
+
+
+def locate(name: str, *, beside: Path | None = None, what: str, option: str) -> Place:
+    """Resolve a path or hub id as found in a checkpoint or typed by a user.
+
+    A relative path is tried from the working directory, then beside the checkpoint, in its folder and each parent.
+
+    Raises:
+        CheckpointError: No such folder; the message lists where it was looked for.
+        ResourceError: A hub id, and the hub cannot be reached.
+    """
+    tried = candidates(name, beside)
+    for folder in tried:
+        if (folder / "config.json").is_file():
+            return Place(folder)
+    if is_hub_id(name):
+        return from_hub(name)
+    looked = ", ".join(str(folder) for folder in tried[:4])
+    raise CheckpointError(
+        f"The {what} '{name}' was not found. Looked for a config.json in: {looked}.",
+        where=str(beside) if beside is not None else None,
+        fix=f"give its folder or hub id with {option}",
+    )
+
+
+def candidates(name: str, beside: Path | None) -> list[Path]:
+    """The folders that a name may mean, in the order they are tried."""
+    path = Path(name).expanduser()
+    if path.is_absolute() or beside is None:
+        return [path]
+    start = beside.resolve()
+    return [path, *(folder / path for folder in (start, *start.parents))]
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form ``organisation/name``."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def source_folder(name: str) -> Place:
+    """The checkpoint to convert: a folder, or a hub id that is downloaded."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Place(path)
+    if path.exists():
+        raise CheckpointError(
+            "The source is a file; a checkpoint is a folder with its config.json.", where=name, fix="give its folder"
+        )
+    if is_hub_id(name):
+        return from_hub(name)
+    raise CheckpointError("The source does not exist.", where=name, fix="check the path")
+
+
+def from_hub(name: str) -> Place:
+    """Download (or find in the cache) a model of the hub; no code file is fetched.
+
+    Raises:
+        ResourceError: The hub cannot be reached and the cache does not hold it.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=_FILES))
+    except Exception as error:
+        raise _unreachable(name, error) from error
+    return Place(folder, hub_id=name, revision=folder.name)
+
+
+def _unreachable(name: str, error: Exception) -> MMTuneError:
+    detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ResourceError(
+        f"'{name}' is no folder here and cannot be fetched from the hub: {detail}",
+        where=name,
+        fix="check the spelling and the network, or give a local folder",
+    )

@@ -1,0 +1,214 @@
+"""What the readers of the LLaVA family share: base, tower, tokenizer and picture settings of a checkpoint."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmtune.convert.language import Language, plain_config, read_language
+from mmtune.convert.locate import Place, locate
+from mmtune.convert.plan import Request
+from mmtune.convert.tensors import Store, StoredTensor, has_weights, not_understood, open_folder, read_json
+from mmtune.convert.vision import Tower, read_tower
+from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError
+
+TEMPLATE = "vicuna_v1"
+SETTINGS = ("vision.num_attention_heads", "vision.hidden_act")
+_PROJECTOR = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?mm_projector\.(.+)$")
+_NEWLINE = re.compile(r"^(?:base_model\.model\.)?model\.image_newline$")
+_TOWER = re.compile(r"^(?:base_model\.model\.)?model\.vision_tower\.")
+_TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
+# What the agreement of base and checkpoint hangs on.
+_SAME_IN_BASE = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """An opened checkpoint of the LLaVA family, whichever of its forms it has."""
+
+    folder: Path
+    form: str
+    config: Mapping[str, Any]
+    language: Language
+    base: Place | None  # None: the language model is in the checkpoint itself
+    tower: Tower
+    projector: Store  # by the name behind "mm_projector."
+    newline: StoredTensor | None  # model.image_newline
+    tokenizer: Path
+
+    @property
+    def base_entry(self) -> Mapping[str, Any]:
+        """``source`` and ``revision`` of the language model: hub ids stay references."""
+        if self.base is not None and self.base.hub_id is not None:
+            return {"source": self.base.hub_id, "revision": self.base.revision, "probe": None}
+        return {"source": "language_model", "revision": None, "probe": None}
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Every folder that is read."""
+        tower = [self.tower.place.folder] if self.tower.place is not None else []
+        return tuple(dict.fromkeys((self.folder, self.language.folder, *tower, self.tokenizer)))
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence of the original training."""
+        value = self.config.get("tokenizer_model_max_length")
+        return value if isinstance(value, int) else None
+
+
+def read_original(folder: Path, form: str, request: Request) -> Original:
+    """Open everything a checkpoint consists of.
+
+    Raises:
+        CheckpointError: Something is missing, unknown, damaged or does not fit.
+        NotPossibleError: Start and end tokens around pictures, several scales, or an unknown decoder.
+        UsageError: An unknown ``--set`` key.
+    """
+    _check_settings(request)
+    config = read_json(folder / "config.json")
+    _refuse_variants(config, folder)
+    if form == "full":
+        language, base, extra = read_language(folder), None, _extra(folder, ("mm_projector",))
+        surplus = language.left
+    else:
+        base = _base(folder, config, request)
+        language, extra = read_language(base.folder), _extra(folder, ("mm_projector", "non_lora_trainables"))
+        surplus = {}
+        _check_base(config, language, folder)
+    projector, newline = _projector({**extra, **surplus})
+    tokenizer = _tokenizer(folder, language.folder, base)
+    tower = read_tower(folder, config, surplus, request)
+    return Original(folder, form, config, language, base, tower, projector, newline, tokenizer)
+
+
+def _check_settings(request: Request) -> None:
+    unknown = sorted(set(request.settings) - set(SETTINGS))
+    if unknown:
+        raise UsageError(
+            f"Unknown setting '{unknown[0]}' for this format.",
+            where="--set",
+            fix=f"use one of: {', '.join(SETTINGS)}",
+            allowed=SETTINGS,
+        )
+
+
+def _refuse_variants(config: Mapping[str, Any], folder: Path) -> None:
+    where = str(folder / "config.json")
+    if config.get("mm_use_im_start_end"):
+        raise NotPossibleError(
+            "Start and end tokens around pictures (mm_use_im_start_end) are not read by this version.",
+            where=where,
+            fix="use a checkpoint of LLaVA-1.5 or later, which has none",
+        )
+    if config.get("s2"):
+        raise NotPossibleError("Towers of several scales (s2) are not read by this version.", where=where)
+    if config.get("mm_resampler_type") not in (None, "", "none"):
+        raise NotPossibleError("Checkpoints with a resampler are not read by this version.", where=where)
+
+
+def _extra(folder: Path, stems: tuple[str, ...]) -> dict[str, StoredTensor]:
+    """The tensors that lie beside the main weights; one of the files at most counts."""
+    for stem in stems:
+        if has_weights(folder, (stem,)):
+            return open_folder(folder, (stem,))
+    return {}
+
+
+def _base(folder: Path, config: Mapping[str, Any], request: Request) -> Place:
+    if request.llm is not None:
+        return locate(request.llm, what="base language model", option="--llm")
+    named = _named_base(folder, config)
+    if named is None:
+        raise CheckpointError(
+            "This checkpoint holds no language model and names none.", where=str(folder), fix="give its base with --llm"
+        )
+    return locate(named, beside=folder, what="base language model", option="--llm")
+
+
+def _named_base(folder: Path, config: Mapping[str, Any]) -> str | None:
+    path = folder / "adapter_config.json"
+    names = [read_json(path).get("base_model_name_or_path")] if path.is_file() else []
+    return next((str(name) for name in (*names, config.get("_name_or_path")) if name), None)
+
+
+def _check_base(config: Mapping[str, Any], language: Language, folder: Path) -> None:
+    """The checkpoint's config repeats that of the base it was trained on."""
+    expected = plain_config(config, folder)
+    for key in _SAME_IN_BASE:
+        if key in expected and key in language.config and expected[key] != language.config[key]:
+            raise CheckpointError(
+                f"The base has {key} {language.config[key]}, the checkpoint was trained on one with {expected[key]}.",
+                where=str(language.folder),
+                fix="give the right base with --llm",
+            )
+
+
+def _projector(store: Store) -> tuple[dict[str, StoredTensor], StoredTensor | None]:
+    projector: dict[str, StoredTensor] = {}
+    newline: StoredTensor | None = None
+    unknown = []
+    for name, tensor in store.items():
+        if match := _PROJECTOR.match(name):
+            projector[match.group(1)] = tensor
+        elif _NEWLINE.match(name):
+            newline = tensor
+        elif not _TOWER.match(name):
+            unknown.append(name)
+    if unknown:
+        raise not_understood(unknown, store, form="LLaVA-like checkpoint")
+    return projector, newline
+
+
+def _tokenizer(folder: Path, base: Path, place: Place | None) -> Path:
+    """Adapters come without a tokenizer; their base's is the one they were trained with."""
+    for candidate in (folder, base):
+        if any((candidate / name).is_file() for name in _TOKENIZER_FILES):
+            return candidate
+    raise CheckpointError(
+        f"No tokenizer: neither the checkpoint nor its base has {' or '.join(_TOKENIZER_FILES)}.",
+        where=str(folder),
+        fix="copy the tokenizer files beside the checkpoint",
+    )
+
+
+def image_settings(original: Original) -> dict[str, Any]:
+    """The picture settings of the image modality.
+
+    Raises:
+        CheckpointError: A value that the originals do not know.
+        NotPossibleError: A preparation of pictures that is not available.
+    """
+    config = original.config
+    where = str(original.folder / "config.json")
+    aspect = config.get("image_aspect_ratio") or "square"
+    merge = config.get("mm_patch_merge_type") or "flat"
+    select = config.get("mm_vision_select_feature") or "patch"
+    layer = config.get("mm_vision_select_layer", -2)
+    if aspect not in ("square", "pad", "anyres"):
+        raise NotPossibleError(f"image_aspect_ratio '{aspect}' is not read by this version.", where=where)
+    if select not in ("patch", "cls_patch"):
+        raise CheckpointError(f"mm_vision_select_feature is '{select}'.", where=where, fix="write patch or cls_patch")
+    if not isinstance(layer, int):
+        raise CheckpointError(
+            f"mm_vision_select_layer is {layer!r}, no number.", where=where, fix="copy config.json again"
+        )
+    settings: dict[str, Any] = {"layer": layer, "select": select, "aspect": aspect}
+    if aspect == "anyres":
+        settings |= {"pinpoints": _pinpoints(config.get("image_grid_pinpoints"), where), "merge": merge}
+    return settings
+
+
+def _pinpoints(value: Any, where: str) -> list[list[int]]:
+    try:
+        found = ast.literal_eval(value) if isinstance(value, str) else value
+        return [[int(width), int(height)] for width, height in found]
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise CheckpointError(
+            f"image_grid_pinpoints {value!r} are no list of sizes.",
+            where=where,
+            fix="copy the original config.json again",
+        ) from error

@@ -1,0 +1,132 @@
+"""What a reader of a foreign format hands over: every tensor and file to write, and how to check the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mmtune.convert.tensors import StoredTensor
+from mmtune.convert.writer import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for, beside the source itself.
+
+    Args:
+        llm: Folder or hub id of the base language model, for checkpoints that hold none.
+        vision: Folder or hub id of the vision tower.
+        settings: What the format does not hold, from ``--set``.
+    """
+
+    llm: str | None = None
+    vision: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One set of weights with the files that go with it.
+
+    Args:
+        folder: Where it goes in the written folder; empty for the folder itself.
+        stem: Name of the weight file without ending; several files when it is too large for one.
+        documents: JSON files to write beside it.
+        copies: Files to copy beside it as they are.
+        sharded: Whether the weights may be spread over several files.
+    """
+
+    folder: str
+    stem: str
+    entries: tuple[Entry, ...]
+    documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    copies: Mapping[str, Path] = field(default_factory=dict)
+    sharded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A prepared picture: ``pixels`` [tiles, 3, H, W] and its (width, height) before it was prepared."""
+
+    pixels: Tensor
+    size: tuple[int, int]
+
+
+class Reference(Protocol):
+    """An evaluation of the source that shares no code with mmtune's model."""
+
+    num_parameters: int
+
+    def load(self) -> None:
+        """Bring the source's weights into memory, in float32."""
+
+    def release(self) -> None:
+        """Let go of them again."""
+
+    def logits(self, ids: Tensor, picture: Picture | None, *, adapter: bool = True) -> tuple[Tensor, Tensor]:
+        """Evaluate one sequence.
+
+        Args:
+            ids: ``[T]``, with :data:`IMAGE` where the picture goes.
+            picture: The picture, or None for text alone.
+            adapter: False evaluates what the adapter stands on alone.
+
+        Returns:
+            Logits ``[L, V]`` of the sequence as the language model sees it, and ``[L]`` bool, True at positions that
+            mean something (not at a masked slot).
+        """
+
+
+IMAGE = -200  # the originals' placeholder id
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A conversion, fully checked and not yet written.
+
+    Args:
+        method: Registry name of the method.
+        parts: Weights to write; the method's own are the part with an empty folder.
+        base: ``source`` and ``revision`` of the language model as the written config names it.
+        encoders: For each modality its ``source``, ``revision`` and ``settings``.
+        settings: The method's settings.
+        tokenizer: Folder the tokenizer is read from.
+        legacy_tokenizer: True when the training ids came from the legacy (fast) form whatever the files say.
+        template: Name of the conversation template.
+        max_length: Longest sequence of the original training, or None.
+        notes: What was left out or replaced and why, for the user.
+        sources: Folders that are read.
+        reference: How to evaluate the source.
+    """
+
+    format: str
+    form: str
+    method: str
+    parts: tuple[Part, ...]
+    base: Mapping[str, Any]
+    encoders: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any]
+    tokenizer: Path
+    legacy_tokenizer: bool
+    template: str
+    dtype: torch.dtype
+    max_length: int | None
+    notes: tuple[str, ...]
+    sources: tuple[Path, ...]
+    reference: Reference
+
+
+def keep(tensor: StoredTensor, name: str | None = None, dtype: torch.dtype | None = None) -> Entry:
+    """Write a tensor as it is, under another name or in another precision if given."""
+    kind = dtype if dtype is not None and tensor.dtype.is_floating_point else tensor.dtype
+    return Entry(name or tensor.name, tensor.shape, kind, tensor.read)
+
+
+def change(name: str, shape: tuple[int, ...], dtype: torch.dtype, read: Callable[[], Tensor]) -> Entry:
+    """Write what a function makes of source tensors."""
+    return Entry(name, shape, dtype, read)

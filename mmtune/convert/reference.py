@@ -1,0 +1,62 @@
+"""Plain transformers models straight from the source's tensors, to compare a converted model with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mmtune.convert.language import Language
+from mmtune.convert.lora import Lora
+from mmtune.convert.tensors import Store, num_elements
+from mmtune.convert.vision import Tower
+from mmtune.core.errors import CheckpointError
+
+
+def num_parameters(*stores: Store) -> int:
+    """Values in all of these tensors."""
+    return sum(num_elements(tensor.shape) for store in stores for tensor in store.values())
+
+
+def load_language(language: Language, lora: Lora | None = None) -> nn.Module:
+    """The source's language model in float32 with eager attention, a LoRA added to its weights."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        made = AutoConfig.for_model(**language.config)
+        model = AutoModelForCausalLM.from_config(made, attn_implementation="eager", dtype=torch.float32)
+    weights = {name: tensor.read().float() for name, tensor in language.tensors.items()}
+    for module in lora.pairs if lora is not None else ():
+        weights[f"{module}.weight"] = weights[f"{module}.weight"] + lora.update(module)  # type: ignore[union-attr]
+    return _fill(model, weights, where=str(language.folder))
+
+
+def load_tower(tower: Tower) -> nn.Module:
+    """The source's vision tower in float32."""
+    from accelerate import init_empty_weights
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    with init_empty_weights(include_buffers=False):
+        model = CLIPVisionModel._from_config(CLIPVisionConfig(**tower.config), attn_implementation="eager")
+    where = str(tower.place.folder) if tower.place is not None else "inside the checkpoint"
+    return _fill(model, {name: tensor.read().float() for name, tensor in tower.tensors.items()}, where=where)
+
+
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> nn.Module:
+    missing, unexpected = model.load_state_dict(dict(weights), strict=False, assign=True)
+    model.tie_weights()  # type: ignore[operator]
+    empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if unexpected or empty:
+        raise CheckpointError(
+            f"The source does not fill its own model: {[*unexpected, *empty, *missing][:4]}.", where=where
+        )
+    return model.eval()
+
+
+def features(tower: nn.Module, pixels: Tensor, *, layer: int, select: str) -> Tensor:
+    """One hidden layer of the tower, with or without the class token: ``[N, P, D]``."""
+    with torch.no_grad():
+        hidden: Tensor = tower(pixels.float(), output_hidden_states=True).hidden_states[layer]
+    return hidden[:, 1:] if select == "patch" else hidden

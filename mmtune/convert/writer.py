@@ -1,0 +1,132 @@
+"""Writes a converted folder: tensor by tensor into a temporary folder, a manifest last, then one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmtune.convert.tensors import SAFETENSORS_DTYPES, num_elements
+from mmtune.core.errors import ShapeError, UsageError
+
+MANIFEST = "MANIFEST.json"
+_CODES = {dtype: code for code, dtype in SAFETENSORS_DTYPES.items()}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor to write: its name and form, and how to get its values when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the values as written."""
+        return num_elements(self.shape) * self.dtype.itemsize
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size as typed: ``5GB``, ``500MB``, ``2GiB``.
+
+    Raises:
+        UsageError: No number with a unit of bytes.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
+    size = int(float(match.group(1)) * _UNITS[match.group(2) or ""]) if match else 0
+    if size <= 0:
+        raise UsageError(f"'{text}' is no size.", where="--max-shard-size", fix="write a size such as 5GB or 500MB")
+    return size
+
+
+def plan_shards(entries: Sequence[Entry], max_bytes: int) -> list[list[Entry]]:
+    """Entries in order, split so that a shard stays under ``max_bytes`` unless one tensor alone is larger."""
+    shards: list[list[Entry]] = []
+    filled = 0
+    for entry in entries:
+        if not shards or (filled + entry.num_bytes > max_bytes and shards[-1]):
+            shards.append([])
+            filled = 0
+        shards[-1].append(entry)
+        filled += entry.num_bytes
+    return shards
+
+
+def write_weights(
+    folder: Path, stem: str, entries: Sequence[Entry], max_bytes: int, advance: Callable[[int], None]
+) -> list[Path]:
+    """Write ``stem.safetensors``, or ``stem-00001-of-0000N.safetensors`` with an index when it takes several files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = plan_shards(entries, max_bytes)
+    if len(shards) == 1:
+        return [_write_file(folder / f"{stem}.safetensors", shards[0], advance)]
+    names = [f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    files = [_write_file(folder / name, shard, advance) for name, shard in zip(names, shards, strict=True)]
+    weight_map = {entry.name: name for name, shard in zip(names, shards, strict=True) for entry in shard}
+    total = sum(entry.num_bytes for entry in entries)
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    write_json(folder / f"{stem}.safetensors.index.json", index)
+    return files
+
+
+def _write_file(path: Path, entries: Sequence[Entry], advance: Callable[[int], None]) -> Path:
+    """One safetensors file, streamed: only the tensor under way is in memory."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for entry in entries:
+        span = [offset, offset + entry.num_bytes]
+        header[entry.name] = {"dtype": _CODES[entry.dtype], "shape": list(entry.shape), "data_offsets": span}
+        offset += entry.num_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for entry in entries:
+            file.write(_values(entry))
+            advance(entry.num_bytes)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def _values(entry: Entry) -> memoryview:
+    tensor = entry.read().to(entry.dtype)
+    if tuple(tensor.shape) != tuple(entry.shape):
+        raise ShapeError(f"'{entry.name}' became {list(tensor.shape)} instead of {list(entry.shape)}.")
+    flat = tensor.contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+
+
+def write_json(path: Path, value: Mapping[str, object]) -> None:
+    """A JSON file with a final newline."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_manifest(folder: Path, facts: Mapping[str, object]) -> None:
+    """The sha256 and size of every file of a folder, written last: its presence means that the folder is whole."""
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    write_json(folder / MANIFEST, {**facts, "files": files})
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**22):
+            digest.update(piece)
+    return digest.hexdigest()
