@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from mmtune.cli.console import Console, Result, plain
-from mmtune.cli.display import duration, progress_display
+from mmtune.cli.display import progress_display
 from mmtune.cli.models import load_for
 from mmtune.cli.requests import (
     DEFAULT_PROMPT,
-    Kind,
+    Reading,
     batch_rows,
     check_files,
-    check_kinds,
-    kinds_of,
     message_sample,
     prompt_sample,
     read_json,
     row_sample,
 )
+from mmtune.cli.tables import duration
 from mmtune.core.errors import DataError, MMTuneError, UsageError
 from mmtune.data.sample import Sample
 
@@ -44,7 +43,7 @@ class Request:
 def answer_one(console: Console, request: Request, options: Mapping[str, Any], *, stream: bool) -> Result:
     """Answer one prompt; on a terminal the text appears as it is produced."""
     for name, items in request.media.items():
-        check_files(f"--{name}", [item for item in items if isinstance(item, str)])
+        check_files(f"--{name}", items)
     body = read_json(request.messages, "--messages") if request.messages else None
     if body is not None and (request.prompt is not None or any(request.media.values())):
         fix = "put text and media into the message file"
@@ -53,7 +52,7 @@ def answer_one(console: Console, request: Request, options: Mapping[str, Any], *
 
     decoding = Decoding(**options)
     model, processor, name = load_for(console, request.model, device=request.device, dtype=request.dtype)
-    sample = _sample(request, body, kinds_of(processor))
+    sample = _sample(request, body, Reading.of(processor, decoding.template))
     streamed = stream and console.streams_text
     began = time.perf_counter()
     found = answer(model, processor, [sample], decoding, batch_size=1, on_token=console.write if streamed else None)[0]
@@ -63,11 +62,10 @@ def answer_one(console: Console, request: Request, options: Mapping[str, Any], *
     return Result(values, "" if streamed else found.text)
 
 
-def _sample(request: Request, body: Any, kinds: Sequence[Kind]) -> Sample:
+def _sample(request: Request, body: Any, reading: Reading) -> Sample:
     if body is not None and request.messages is not None:
-        return message_sample(body, kinds, where=str(request.messages), folder=request.messages.parent)
-    check_kinds(request.media, kinds)
-    return prompt_sample(request.prompt if request.prompt is not None else DEFAULT_PROMPT, request.media, kinds)
+        return message_sample(body, reading, where=str(request.messages), folder=request.messages.parent)
+    return prompt_sample(request.prompt if request.prompt is not None else DEFAULT_PROMPT, request.media, reading)
 
 
 def answer_batch(
@@ -85,9 +83,12 @@ def answer_batch(
     model, processor, name = load_for(console, request.model, device=request.device, dtype=request.dtype)
     found: list[Answer | None] = [None] * len(rows)
     samples, places = [], []
-    for place, (row_id, row) in enumerate(rows):
+    reading = Reading.of(processor, decoding.template)
+    for place, (row_id, where, row) in enumerate(rows):
         try:
-            samples.append(_row(row_id, row, kinds_of(processor), batch.parent))
+            if isinstance(row, DataError):
+                raise row
+            samples.append(row_sample(row, reading, id=row_id, where=where, folder=batch.parent))
             places.append(place)
         except MMTuneError as error:
             found[place] = failed(row_id, error)
@@ -108,12 +109,6 @@ def answer_batch(
 
 def _line(given: Any, model: str) -> str:
     return json.dumps(plain(given.to_json() | {"seconds": given.seconds, "model": model})) + "\n"
-
-
-def _row(row_id: str, row: Mapping[str, Any] | DataError, kinds: Sequence[Kind], folder: Path) -> Sample:
-    if isinstance(row, DataError):
-        raise row
-    return row_sample(row, kinds, id=row_id, where=row["_where"], folder=folder)
 
 
 def _batch_result(done: Sequence[Any], output: str, model: str, seconds: float) -> Result:

@@ -12,12 +12,13 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 Status = Literal["OK", "WARN", "FAIL"]
 _NEEDED = (
@@ -40,7 +41,7 @@ _EXTRAS = {
 _GIB = 1024**3
 _HUB_TIMEOUT_S = 2.0
 _ASSETS = Path(__file__).parent.parent / "nano" / "assets"
-_ASSET_FILES = (
+ASSET_FILES = (
     "llm/config.json",
     "llm/model.safetensors",
     "llm/tokenizer.json",
@@ -183,15 +184,15 @@ def check_extras() -> list[Finding]:
 
 def check_assets(folder: Path = _ASSETS) -> list[Finding]:
     """The embedded model is all there, and equal to its list of hashes."""
-    missing = [name for name in _ASSET_FILES if not (folder / name).is_file()]
+    missing = [name for name in ASSET_FILES if not (folder / name).is_file()]
     if missing:
         fix = "pip install --force-reinstall --no-deps mmtune"
         return [Finding("embedded model", "FAIL", f"missing in {folder}: {', '.join(missing)}", fix)]
-    hashes = {name: _sha256(folder / name) for name in _ASSET_FILES}
+    hashes = {name: _sha256(folder / name) for name in ASSET_FILES}
     try:
         listed = json.loads((folder / "sha256.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        text = ", ".join(f"{name} {hashes[name][:8]}" for name in _ASSET_FILES if name.endswith(".safetensors"))
+        text = ", ".join(f"{name} {hashes[name][:8]}" for name in ASSET_FILES if name.endswith(".safetensors"))
         return [Finding("embedded model", "OK", f"present: {text}")]
     changed = [name for name, value in listed.items() if hashes.get(name, _sha256(folder / name)) != value]
     if changed:
@@ -206,13 +207,28 @@ def check_hub() -> list[Finding]:
         return [Finding("hub", "WARN", "HF_HUB_OFFLINE is set", "unset it to download models")]
     url = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
-    place = urlsplit(proxy) if proxy else url
-    try:
-        socket.create_connection((place.hostname or "", place.port or 443), timeout=_HUB_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
+    problem = _connection_problem(urlsplit(proxy) if proxy else url)
+    if problem:
         fix = "local folders and the embedded model work without it"
-        return [Finding("hub", "WARN", f"{url.hostname} is out of reach: {error}", fix)]
+        return [Finding("hub", "WARN", f"{url.hostname} is out of reach: {problem}", fix)]
     return [Finding("hub", "OK", f"{url.hostname} answers" + (" (through a proxy)" if proxy else ""))]
+
+
+def _connection_problem(place: SplitResult) -> str | None:
+    """Why a server cannot be connected to, or None; in a thread, since looking up a name has no time limit."""
+    found: list[str | None] = [f"no answer within {_HUB_TIMEOUT_S:.0f} s"]
+
+    def connect() -> None:
+        try:
+            socket.create_connection((place.hostname or "", place.port or 443), timeout=_HUB_TIMEOUT_S).close()
+            found[0] = None
+        except (OSError, ValueError) as error:
+            found[0] = str(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_HUB_TIMEOUT_S)
+    return found[0]
 
 
 def _writable(folder: Path) -> bool:

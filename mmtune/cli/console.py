@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -45,6 +45,7 @@ class Console:
         self.verbose = verbose
         self.stdout: TextIO = sys.stdout
         self.stderr: TextIO = sys.stderr
+        self.printer: Callable[[str], None] | None = None  # set while a bar is on the screen
         self._handler = _NoticeHandler(self)
 
     def __enter__(self) -> Console:
@@ -122,6 +123,8 @@ class Console:
 
     def err(self, text: str) -> None:
         """Write a line to stderr."""
+        if self.printer is not None:
+            return self.printer(text)
         with contextlib.suppress(OSError, ValueError):  # a reader that has gone must not change the exit code
             print(text, file=self.stderr, flush=True)
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from mmtune.cli.console import Result
-from mmtune.cli.display import duration, progress_display
+from mmtune.cli.display import progress_display
 from mmtune.cli.options import OUTPUT, OVERWRITE, SET, pairs, settings
+from mmtune.cli.tables import duration
 from mmtune.core.errors import NotPossibleError
 
 

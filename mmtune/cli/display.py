@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmtune.cli.console import Console, clean
+from mmtune.cli.tables import cell, duration, numeric, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -29,6 +30,7 @@ class PlainDisplay:
         self._seconds = seconds
         self._phase = ""
         self._pace = Pace(None)
+        self._unit = "step"
         self._spoken = 0.0
 
     def phase(self, name: str) -> None:
@@ -36,13 +38,13 @@ class PlainDisplay:
         self._phase = name
         self._console.note(f"{name} ...")
 
-    def label(self, name: str) -> None:
-        """Name what is counted, without a line of its own."""
-        self._phase = name
+    def label(self, name: str, unit: str) -> None:
+        """Name the work and what is counted, without a line of its own."""
+        self._phase, self._unit = name, unit
 
     def start(self, total_steps: int | None, first_step: int = 0) -> None:
         """Steps begin; ``first_step`` is where a resumed run goes on."""
-        self._pace = Pace(total_steps, first_step)
+        self._pace = Pace(total_steps, first_step, self._unit)
         self._spoken = 0.0
 
     def step(self, row: Mapping[str, Any]) -> None:
@@ -90,6 +92,7 @@ class RichDisplay(PlainDisplay):
         self._bar = _make_bar(self._rich)
         self._task = self._bar.add_task(clean(self._phase), total=total_steps, completed=first_step, pace="")
         self._bar.start()
+        self._console.printer = self.note  # log lines go above the bar
 
     def step(self, row: Mapping[str, Any]) -> None:
         """Move the bar."""
@@ -108,8 +111,7 @@ class RichDisplay(PlainDisplay):
         names = list(rows[0]) if rows else []
         table = Table(title=_text(title), title_justify="left", header_style="bold", border_style="dim")
         for name in names:
-            numeric = all(isinstance(row.get(name), (int, float)) for row in rows)
-            table.add_column(name.replace("_", " "), justify="right" if numeric else "left")
+            table.add_column(name.replace("_", " "), justify="right" if numeric(rows, name) else "left")
         for row in rows:
             table.add_row(*(_text(cell(row.get(name))) for name in names))
         self._rich.print(table)
@@ -117,6 +119,7 @@ class RichDisplay(PlainDisplay):
     def end(self) -> None:
         """Take the bar down."""
         if self._bar is not None:
+            self._console.printer = None
             self._bar.stop()
             self._bar = None
 
@@ -141,7 +144,7 @@ class CountDisplay:
         name = names[0] if names else self._name
         if not self._started or total != self._total or name != self._name:
             self._started, self._total, self._name = True, total, name
-            self._display.label(name)
+            self._display.label(name, "row")
             self._display.start(total)
         self._display.step({"step": numbers[0]})
 
@@ -163,9 +166,10 @@ def progress_display(console: Console, name: str = "rows") -> Iterator[CountDisp
 class Pace:
     """Steps done, their rate and the time left."""
 
-    def __init__(self, total: int | None, first: int = 0) -> None:
+    def __init__(self, total: int | None, first: int = 0, unit: str = "step") -> None:
         self.total = total
         self.done = first
+        self._unit = unit
         self._first = first
         self._began = time.monotonic()
         self._row: Mapping[str, Any] = {}
@@ -181,16 +185,19 @@ class Pace:
         if row.get("loss") is not None:
             parts.append(f"loss {row['loss']:.4f}")
         rate = row.get("samples_per_second")
-        parts.append(f"{rate:.1f} samples/s" if rate else f"{self._rate():.2f} steps/s")
+        if rate:
+            parts.append(f"{rate:.1f} samples/s")
+        elif self.done - self._first > 1:
+            parts.append(f"{self._rate():.1f} {self._unit}s/s")
         return "  ".join(parts)
 
     def line(self) -> str:
         """One plain line: steps, percent, loss, rate, time left."""
-        parts = [f"step {self.done}" + (f"/{self.total} ({self.done / self.total:.0%})" if self.total else "")]
+        parts = [f"{self._unit} {self.done}" + (f"/{self.total} ({self.done / self.total:.0%})" if self.total else "")]
         parts.append(self.numbers())
-        if self.total and self.done > self._first:
+        if self.total and self.done - self._first > 1 and self.done < self.total:
             parts.append(f"{duration((self.total - self.done) / self._rate())} left")
-        return "  ".join(parts)
+        return "  ".join(part for part in parts if part)
 
     def _rate(self) -> float:
         return max(self.done - self._first, 1) / max(time.monotonic() - self._began, 1e-6)
@@ -209,7 +216,7 @@ def _make_bar(rich: RichConsole) -> Progress:
         TextColumn("ETA", style="dim"),
         Left(),
     )
-    return Progress(*columns, console=rich, expand=True, redirect_stdout=False, redirect_stderr=False)
+    return Progress(*columns, console=rich, expand=True)
 
 
 def _text(value: str) -> Any:
@@ -217,36 +224,3 @@ def _text(value: str) -> Any:
     from rich.text import Text
 
     return Text(clean(value))
-
-
-def cell(value: Any) -> str:
-    """A table cell: thousands separated, yes and no, short floats."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else str(value)
-
-
-def plain_table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table as aligned plain text."""
-    if not rows:
-        return title
-    names = list(rows[0])
-    lines = [[name.replace("_", " ") for name in names], *([cell(row.get(name)) for name in names] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
-    body = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(([title] if title else []) + ["  " + line for line in body])
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 42s, 3m 05s or 2h 07m."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes}m {rest:02d}s"
-    return f"{minutes // 60}h {minutes % 60:02d}m"

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from mmtune.cli.console import Result
-from mmtune.cli.display import cell, plain_table, progress_display
+from mmtune.cli.display import progress_display
 from mmtune.cli.models import load_for
 from mmtune.cli.options import DEVICE, DTYPE, MEDIA_ROOT, MODEL, POSITIVE, check_data, one_of
+from mmtune.cli.tables import cell, plain_table
 from mmtune.core.errors import NotPossibleError
 
 

@@ -6,6 +6,7 @@ import datetime
 import errno
 import os
 import platform
+import shlex
 import sys
 import tempfile
 import traceback
@@ -26,7 +27,7 @@ _MEMORY_FIX = (
 def explain(error: BaseException, *, verb: str | None, arguments: Sequence[str]) -> MMTuneError | None:
     """The error a user should read for an exception, or None when it is a fault of mmtune itself."""
     if isinstance(error, MMTuneError):
-        return None if type(error) is MMTuneError else error
+        return error if error.exit_code != MMTuneError.exit_code else None
     if isinstance(error, MemoryError) or _is_memory(error):
         return ResourceError(f"Out of memory: {_first_line(error)}", where=_place(verb), fix=_MEMORY_FIX)
     if isinstance(error, OSError):
@@ -121,14 +122,13 @@ def write_crash_report(error: BaseException, arguments: Sequence[str]) -> Path |
     text = "\n".join(
         (
             f"mmtune {__version__}, Python {platform.python_version()}, {platform.platform()}",
-            f"command: mmtune {' '.join(arguments)}",
-            f"working directory: {Path.cwd()}",
+            f"command: mmtune {shlex.join(arguments)}",
             "",
             "".join(traceback.format_exception(error)),
         )
     )
-    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
-        path = folder / f"mmtune-crash-{now}-{os.getpid()}.txt"
+    for folder in (tempfile.gettempdir(), "."):
+        path = Path(folder) / f"mmtune-crash-{now}-{os.getpid()}.txt"
         try:
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError:

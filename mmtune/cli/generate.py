@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,8 @@ import typer
 
 from mmtune.cli.console import Console, Result
 from mmtune.cli.options import DEVICE, DTYPE, MODEL, POSITIVE, one_of
-from mmtune.core.errors import MediaError, UsageError
+from mmtune.cli.requests import read_stdin
+from mmtune.core.errors import UsageError
 
 Files = list[str] | None
 
@@ -52,7 +52,7 @@ def run(
     console: Console = context.obj
     media = {"image": image or [], "audio": audio or [], "video": video or [], "document": document or []}
     request = Request(
-        model, prompt, messages, {name: _read_stdin(items) for name, items in media.items()}, device, dtype
+        model, prompt, messages, {name: read_stdin(items) for name, items in media.items()}, device, dtype
     )
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "num_beams": num_beams,
@@ -67,15 +67,3 @@ def run(
         message = "--batch needs --output and takes prompts and media from its rows."
         raise UsageError(message, where="--batch", fix="mmtune generate --batch F.jsonl --output ANSWERS.jsonl")
     return answer_batch(console, request, options, batch, output, batch_size)
-
-
-def _read_stdin(items: list[str]) -> list[str | bytes]:
-    if items.count("-") > 1:
-        raise UsageError("Standard input can be read once.", where="--image -", fix="give files instead")
-    found: list[str | bytes] = []
-    for item in items:
-        data = sys.stdin.buffer.read() if item == "-" else item
-        if data == b"":
-            raise MediaError("Standard input is empty.", where="--image -", fix="mmtune generate --image - < PICTURE")
-        found.append(data)
-    return found

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from mmtune.cli.console import Result
-from mmtune.cli.display import duration, progress_display
+from mmtune.cli.display import progress_display
 from mmtune.cli.options import MEDIA_ROOT, OUTPUT, POSITIVE, one_of
+from mmtune.cli.tables import duration
 from mmtune.core.errors import NotPossibleError
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mmtune.cli.console import Result
-from mmtune.cli.display import plain_table
+from mmtune.cli.tables import plain_table
 
 
 def run(

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from mmtune.cli.console import Result
-from mmtune.cli.display import duration, plain_table, training_display
+from mmtune.cli.display import training_display
+from mmtune.cli.tables import duration, plain_table
 
 DEFAULT = ("llava", "vlora")
 

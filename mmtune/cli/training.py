@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mmtune.cli.console import Result
-from mmtune.cli.display import duration, training_display
+from mmtune.cli.display import training_display
 from mmtune.cli.options import DATA, MEDIA_ROOT, OVERWRITE, POSITIVE, SEED, SET, one_of
+from mmtune.cli.summaries import training_summary
 from mmtune.core.errors import NotPossibleError
 
 TUNES = ("method", "lora", "qlora", "full")
@@ -57,7 +58,6 @@ def run(
     if tune is not None:
         tune = one_of("--tune", tune, TUNES)
     from mmtune.train.recipe import resolve
-    from mmtune.train.run import train
 
     verb = str(context.command.name)
     flags = {
@@ -67,23 +67,10 @@ def run(
         "run.num_processes": num_processes, "run.device": device,
     }  # fmt: skip
     resolved = resolve(verb, preset=preset, file=recipe, overrides=flags, sets=set_ or ())
-    display = training_display(context.obj)
+    from mmtune.train.run import train  # after the recipe, whose faults need no torch to be found
+
     found = train(
         resolved, verb=verb, model=resolved.model.checkpoint, output=Path(output) if output else None,
-        overwrite=overwrite, dry_run=dry_run, display=display,
+        overwrite=overwrite, dry_run=dry_run, display=training_display(context.obj),
     )  # fmt: skip
-    return Result(found, summary(found))
-
-
-def summary(found: dict[str, Any]) -> str:
-    """What a person wants to know of a finished run."""
-    loss = found.get("loss") or {}
-    lines = [f"{found.get('status')}: {found.get('method')}, {found.get('steps')} steps"]
-    if loss.get("first") is not None and loss.get("last") is not None:
-        lines.append(f"loss     {loss['first']:.4f} -> {loss['last']:.4f}")
-    if found.get("seconds"):
-        lines.append(f"time     {duration(found['seconds'])}, {found.get('samples_per_second') or 0:.1f} samples/s")
-    lines += [f"{name:<8} {found[name]}" for name in ("run", "model") if found.get(name)]
-    if found.get("status") == "completed":
-        lines.append(f"try      mmtune generate --model {found.get('model')} --image PICTURE")
-    return "\n".join(lines)
+    return Result(found, training_summary(found))

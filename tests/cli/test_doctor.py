@@ -1,0 +1,74 @@
+"""`mmtune doctor`: OK, WARN or FAIL, what was found, and the fix."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmtune.cli import checks
+from tests.cli.conftest import Run
+
+
+def test_the_report(mmtune: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "check_assets", lambda: [checks.Finding("embedded model", "OK", "there")])
+    found = mmtune("doctor", "--offline", "--json")
+    names = {check["name"] for check in found.json["checks"]}
+    assert {
+        "mmtune",
+        "python",
+        "torch",
+        "cpu",
+        "disk",
+        "data cache",
+        "hub cache",
+        "extra audio",
+        "embedded model",
+    } <= names
+    assert all(check["status"] in ("OK", "WARN", "FAIL") for check in found.json["checks"])
+    assert all(check["fix"] for check in found.json["checks"] if check["status"] != "OK")
+    assert found.code == 0
+    assert "python" in mmtune("doctor", "--offline").out
+
+
+def test_a_failure_is_exit_code_5(mmtune: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = checks.Finding("embedded model", "FAIL", "gone", "install again")
+    monkeypatch.setattr(checks, "check_assets", lambda: [broken])
+    found = mmtune("doctor", "--offline", "--json")
+    assert (found.code, found.json["status"]) == (5, "FAIL")
+    assert "-> install again" in mmtune("doctor", "--offline").out
+
+
+def test_assets_are_checked_against_their_hashes(tmp_path: Path) -> None:
+    assert checks.check_assets(tmp_path)[0].status == "FAIL"
+    for name in checks.ASSET_FILES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert checks.check_assets(tmp_path)[0].status == "OK"
+    hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in checks.ASSET_FILES}
+    (tmp_path / "sha256.json").write_text(json.dumps(hashes))
+    assert "hashes as published" in checks.check_assets(tmp_path)[0].found
+    (tmp_path / "llm/config.json").write_text("changed")
+    assert checks.check_assets(tmp_path)[0].status == "FAIL"
+
+
+def test_the_hub_out_of_reach_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert [finding.status for finding in checks.check_hub()] == ["WARN"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE" in checks.check_hub()[0].found
+
+
+def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert checks.check_cache(tmp_path / "file" / "cache")[0].status == "WARN"
+    assert checks.check_disk(tmp_path)[0].status in ("OK", "WARN")
+    assert checks.check_disk(tmp_path / "gone")[0].status == "FAIL"

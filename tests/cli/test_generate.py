@@ -1,0 +1,148 @@
+"""`mmtune generate`: prompts, messages, batches, standard input, and what each result holds."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mmtune.cli.requests import Reading, message_sample, prompt_sample
+from mmtune.core.errors import DataError, NotPossibleError
+from mmtune.data.sample import Media, Text
+from tests.cli.conftest import Run
+
+KEYS = {"text", "token_ids", "finish_reason", "prompt", "prompt_tokens", "new_tokens", "seconds", "model"}
+KEYS |= {"tokens_per_second"}
+READING = Reading({"image": "<image>"}, {"image": "image", "images": "image", "audios": "audio"})
+SHORT = ("--max-new-tokens", 4)
+
+
+def test_a_prompt_without_marker_gets_one_line_an_item() -> None:
+    sample = prompt_sample("Why?", {"image": ["a.png", "b.png"], "audio": []}, READING)
+    expected = (Media("image", "a.png"), Text("\n"), Media("image", "b.png"), Text("\nWhy?"))
+    assert sample.turns[0].parts == expected
+
+
+def test_markers_of_a_prompt_stay_where_they_are() -> None:
+    sample = prompt_sample("Is <image> like <image>?", {"image": ["a", "b"]}, READING)
+    expected = (Text("Is "), Media("image", "a"), Text(" like "), Media("image", "b"), Text("?"))
+    assert sample.turns[0].parts == expected
+
+
+@pytest.mark.parametrize(("prompt", "images"), [("<image><image>?", ["a"]), ("<image>?", ["a", "b"]), ("<image>?", [])])
+def test_markers_must_match_media(prompt: str, images: list[str]) -> None:
+    with pytest.raises(DataError):
+        prompt_sample(prompt, {"image": images}, READING)
+
+
+def test_a_raw_prompt_gets_no_marker() -> None:
+    with pytest.raises(DataError):
+        prompt_sample("Why?", {"image": ["a"]}, Reading(READING.markers, READING.keys, raw=True))
+
+
+def test_a_modality_that_the_model_lacks() -> None:
+    with pytest.raises(NotPossibleError, match="no modality 'audio'"):
+        prompt_sample("Why?", {"audio": ["a.wav"]}, READING)
+    body = {"messages": [{"role": "user", "content": "<audio>?"}], "audios": ["a.wav"]}
+    with pytest.raises(NotPossibleError):
+        message_sample(body, READING, where="m.json", folder=Path())
+
+
+def test_media_of_messages_are_looked_up_beside_the_file(picture: Path) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": picture.name}}, {"type": "text", "text": "Why?"}]
+    for body in (
+        {"messages": [{"role": "user", "content": parts}]},
+        {"messages": [{"role": "user", "content": "<image>\nWhy?"}], "images": [picture.name]},
+    ):
+        sample = message_sample(body, READING, where="m.json", folder=picture.parent)
+        assert sample.media == (Media("image", str(picture)),)
+        assert sample.turns[0].text == "\nWhy?"
+
+
+def test_one_answer(mmtune: Run, checkpoint: Path, picture: Path) -> None:
+    found = mmtune("generate", "--model", checkpoint, "--image", picture, "--json", *SHORT)
+    assert found.code == 0, found.err
+    assert set(found.json) == KEYS
+    assert found.json["new_tokens"] == len(found.json["token_ids"]) <= 4
+    assert "<image>" in found.json["prompt"]
+    assert "What is in this picture?" in found.json["prompt"]
+    assert found.json["model"] == str(checkpoint)
+    again = mmtune("generate", "--model", checkpoint, "--image", picture, *SHORT)
+    assert again.out.rstrip("\n") == found.json["text"] or "\\x" in again.out
+    assert again.err == ""
+
+
+def test_standard_input_and_data_uris_are_pictures(
+    mmtune: Run, checkpoint: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    named = mmtune("generate", "--model", checkpoint, "--image", picture, "--json", *SHORT).json
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(picture.read_bytes())))
+    for item in (uri, "-"):
+        found = mmtune("generate", "--model", checkpoint, "--image", item, "--json", *SHORT)
+        assert found.json["token_ids"] == named["token_ids"]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO()))
+    assert mmtune("generate", "--image", "-", "--json").error["exit"] == 3
+
+
+def test_logprobs_and_text_only(mmtune: Run, checkpoint: Path) -> None:
+    found = mmtune("generate", "--model", checkpoint, "--prompt", "Hi", "--logprobs", "--json", *SHORT)
+    assert len(found.json["logprobs"]) == found.json["new_tokens"]
+    assert "<image>" not in found.json["prompt"]
+
+
+def test_a_message_file(mmtune: Run, checkpoint: Path, picture: Path) -> None:
+    file = picture.parent / "m.json"
+    talk = [{"role": "user", "content": "<image> a?"}, {"role": "assistant", "content": "b"}]
+    file.write_text(json.dumps({"messages": [*talk, {"role": "user", "content": "c?"}], "images": [picture.name]}))
+    found = mmtune("generate", "--model", checkpoint, "--messages", file, "--json", *SHORT)
+    assert found.code == 0, found.err
+    assert found.json["prompt"].count("<image>") == 1
+    assert mmtune("generate", "--messages", file, "--prompt", "x", "--json").error["exit"] == 2
+
+
+def test_a_batch_keeps_the_order_and_counts_failures(mmtune: Run, checkpoint: Path, picture: Path) -> None:
+    rows = [
+        {"id": "long", "prompt": "why " * 30, "images": [picture.name]},
+        {"id": "gone", "prompt": "?", "images": ["gone.png"]},
+        {"id": "short", "messages": [{"role": "user", "content": "Hi"}]},
+        {"id": "endless", "prompt": "x" * 600},
+        {"id": "markers", "prompt": "<image>"},
+    ]
+    batch, output = picture.parent / "b.jsonl", picture.parent / "answers.jsonl"
+    batch.write_text("\n".join([*map(json.dumps, rows), "", "{broken", "[1]"]))
+    found = mmtune("generate", "--model", checkpoint, "--batch", batch, "--output", output, "--json", *SHORT)
+    assert found.code == 0, found.err
+    assert (found.json["rows"], found.json["answered"], found.json["failed"]) == (7, 2, 5)
+    answers = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["id"] for row in answers] == ["long", "gone", "short", "endless", "markers", "7", "8"]
+    assert [("error" in row) for row in answers] == [False, True, False, True, True, True, True]
+    assert KEYS - {"tokens_per_second"} <= set(answers[0])
+    assert not list(output.parent.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--batch", "b.jsonl"), 2),
+        (("--output", "x.jsonl"), 2),
+        (("--batch", "b.jsonl", "--output", "x", "--prompt", "y"), 2),
+        (("--batch", "b.jsonl", "--output", "x"), 3),
+        (("--messages", "m.json"), 3),
+        (("--image", "-", "--image", "-"), 2),
+        (("--top-p", "0"), 2),
+        (("--temperature", "-1"), 2),
+        (("--device", "warp", "--prompt", "x"), 2),
+        (("--dtype", "float7", "--prompt", "x"), 2),
+        (("--template", "vicuna_v9", "--prompt", "x"), 2),
+    ],
+)
+def test_options_that_cannot_be(mmtune: Run, checkpoint: Path, arguments: tuple[str, ...], code: int) -> None:
+    found = mmtune("generate", "--model", checkpoint, *arguments, "--json")
+    assert found.error["exit"] == code
+    assert found.error["fix"]
