@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from mmtune.core.errors import RecipeError, UsageError
 from mmtune.train.presets import list_presets, preset_name, preset_text
 from mmtune.train.yaml_marks import parse_mapping, parse_value
 
+_BUNDLED = Path(__file__).parent.parent / "nano" / "assets" / "adapter"
 FLAGS: Mapping[str, str] = {
     "method": "--method",
     "model.base": "--base",
@@ -107,6 +109,21 @@ def flag_layer(overrides: Mapping[str, Any]) -> Layer | None:
     for key, value in given.items():
         values = over(values, _nested(key, value))
     return Layer("flags", _normalise(values), flags={key: FLAGS.get(key, key) for key in given}) if given else None
+
+
+def checkpoint_layer(checkpoint: Any) -> Layer | None:
+    """What a checkpoint says of itself; None when there is none, or it cannot be read before it is loaded."""
+    if checkpoint is None:
+        return None
+    folder = _BUNDLED if str(checkpoint) == "nano" else Path(str(checkpoint))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model = {"base": config["base"]["source"], "settings": config["settings"]}
+        image = config["encoders"].get("image")
+        vision = {"vision": image["source"]} if image else {}
+        return Layer(f"checkpoint {checkpoint}", {"method": config["method"], "model": {**model, **vision}})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # a hub id or a damaged folder: loading it says what is wrong
 
 
 def set_layer(sets: Sequence[str]) -> Layer | None:

@@ -16,6 +16,7 @@ from mmtune.core.registry import canonical
 from mmtune.train.layers import (
     FLAGS,
     Layer,
+    checkpoint_layer,
     file_layer,
     flag_layer,
     flat,
@@ -72,15 +73,17 @@ def resolve(
     above = [layer for layer in (file_layer(file), flag_layer(overrides or {}), set_layer(sets)) if layer is not None]
     named = [preset_layer(preset)] if preset else []
     merged = merge([*named, *above])
-    checkpoint = _described_by(merged.get("model", {}).get("checkpoint"))
-    if "method" not in merged and checkpoint:
-        above.insert(0, Layer("checkpoint", {"method": checkpoint["method"]}))
-        merged["method"] = checkpoint["method"]
+    checkpoint = checkpoint_layer(section(merged, "model").get("checkpoint"))
+    if checkpoint is not None:
+        above.insert(0, checkpoint)
+        merged = merge([*named, *above])
+        _refuse_other_base(checkpoint, merged)
     if "method" not in merged:
         _refuse_unknown_sections(above)
         raise UsageError("No method is named.", fix=f"mmtune {verb} --method vlora (or llava)", where="--method")
-    base = checkpoint["base"] if checkpoint else merged.get("model", {}).get("base", "nano")
-    if not preset and base == "nano":
+    model = section(merged, "model")
+    unknown = model.get("checkpoint") is not None and checkpoint is None
+    if not preset and not unknown and model.get("base", "nano") == "nano":
         named = nano_layers(str(merged["method"]), verb)
     layers = [Layer("built-in defaults", dict(_VERB_DEFAULTS[verb])), *named, *above]
     return _validate(layers)
@@ -204,18 +207,12 @@ def _settle_roles(layers: Sequence[Layer], values: dict[str, Any]) -> None:
         values["train"] = {**values.get("train", {}), "roles": list(ROLES_OF_KIND[kind])}
 
 
-def _described_by(checkpoint: Any) -> dict[str, str] | None:
-    """Method and base that a checkpoint folder names; None when there is none or it cannot be read yet."""
-    if checkpoint is None:
-        return None
-    if str(checkpoint) == "nano":
-        return {"method": "vlora", "base": "nano"}
-    try:
-        config = json.loads((Path(str(checkpoint)) / "config.json").read_text(encoding="utf-8"))
-        base = config["base"]
-        return {"method": str(config["method"]), "base": str(base["source"] if isinstance(base, dict) else base)}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # a hub id or a damaged folder: loading the model says what is wrong
+def _refuse_other_base(checkpoint: Layer, merged: dict[str, Any]) -> None:
+    for key, flag in (("base", "--base"), ("vision", "--vision")):
+        own, given = checkpoint.values["model"].get(key), section(merged, "model").get(key)
+        if own != given:
+            message = f"The checkpoint stands on '{own}'; '{given}' is asked for."
+            raise RecipeError(message, where=f"model.{key}", fix=f"leave {flag} out: a checkpoint keeps its own")
 
 
 def _comparable(recipe: Recipe) -> dict[str, Any]:

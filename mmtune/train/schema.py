@@ -57,7 +57,7 @@ class DataRecipe(Settings):
     media_root: list[str] = Field(default_factory=list)
     template: str | None = None
     max_length: int | None = Field(2048, ge=1)
-    overlong: Literal["error", "truncate", "drop"] = "error"
+    overlong: Literal["error", "truncate-text", "drop"] = "error"
     max_bad_fraction: float = Field(0.0, ge=0, le=1)
     workers: int | None = Field(None, ge=0)
     cache: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -156,10 +157,14 @@ def test_nano_presets_are_picked_for_the_nano_base_only() -> None:
 
 
 def test_method_and_base_come_from_the_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"method": "llava", "base": {"source": "nano"}}')
+    config = {"method": "llava", "settings": {"projector": "linear"}, "base": {"source": "nano"}, "encoders": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     recipe = resolve("finetune", overrides={"model.checkpoint": str(tmp_path)})
     assert recipe.method == "llava"
     assert recipe.train.max_steps is not None
+    assert recipe.model.settings["projector"] == "linear"
+    with pytest.raises(RecipeError, match="stands on 'nano'"):
+        resolve("finetune", overrides={"model.checkpoint": str(tmp_path), "model.base": "other/model"})
 
 
 def test_resolving_imports_no_torch() -> None:

@@ -1,0 +1,145 @@
+"""From a recipe to its data: tables, their mixture, and what is kept to validate with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmtune.core.errors import DataError, UsageError
+from mmtune.data.dataset import load_samples
+from mmtune.data.sample import Sample
+from mmtune.model.modeling import MMTuneModel
+from mmtune.model.processing import MMTuneProcessor
+from mmtune.train.demo import demo_data
+from mmtune.train.display import Display
+from mmtune.train.feed import Encoding, Feed, Mixture, Table
+from mmtune.train.recipe import Recipe
+
+_VALIDATION_ROWS = 512  # of a prepared folder's own split; a validation set that is named counts in full
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learnt from, what is validated with, and a name for both."""
+
+    feed: Feed
+    validation: Feed | None
+    rows: int
+    fingerprint: str
+
+
+def make_data(
+    recipe: Recipe, verb: str, model: MMTuneModel, processor: MMTuneProcessor, device: torch.device, display: Display
+) -> Data:
+    """Open the data and decide the order of everything.
+
+    Raises:
+        DataError: No rows, or rows that cannot be read.
+    """
+    tables, weights, validation = _tables(recipe, verb, display)
+    mixture = Mixture(tables, weights, recipe.train.seed)
+    options = _encode_options(recipe, model, processor, display)
+    workers = recipe.data.workers if recipe.data.workers is not None else (0 if device.type == "cpu" else 4)
+    size, pin = recipe.train.batch_size, device.type == "cuda"
+    feed = Feed(Encoding(mixture, processor, options), mixture, size, recipe.train.accumulation, workers, pin)
+    checked = None
+    if validation is not None and len(validation):
+        fixed = Mixture([validation], [1.0], 0)
+        checked = Feed(Encoding(fixed, processor, options), fixed, size, 1, 0)
+    prints = [
+        str(getattr(table, "fingerprint", "")) for table in (*tables, *([validation] if validation is not None else []))
+    ]
+    return Data(feed, checked, len(mixture), " ".join(prints))
+
+
+def _tables(recipe: Recipe, verb: str, display: Display) -> tuple[list[Table], list[float], Table | None]:
+    if not recipe.data.train:
+        folder = demo_data(recipe.data.cache)
+        name = "pretrain.json" if verb == "pretrain" else "train.json"
+        display.note(f"No data is named: training on mmtune's own drawn pictures, {folder / name}")
+        validation = (
+            _named_validation(recipe) if recipe.data.validation is not None else _open(recipe, folder / "val.json")
+        )
+        return [_open(recipe, folder / name)], [1.0], validation
+    tables = [_open(recipe, source.path, limit=source.limit, split="train") for source in recipe.data.train]
+    validation = _named_validation(recipe)
+    if validation is None and recipe.data.validation is None:
+        own = [table.validation for table in tables if getattr(table, "validation", None) is not None]
+        validation = _First(_Joined(own), _VALIDATION_ROWS) if own else None
+    return tables, [source.weight for source in recipe.data.train], validation
+
+
+def _named_validation(recipe: Recipe) -> Table | None:
+    if not recipe.data.validation:
+        return None
+    return _Joined([_open(recipe, source.path, limit=source.limit) for source in recipe.data.validation])
+
+
+def _open(recipe: Recipe, path: str | Path, *, limit: int | None = None, split: str | None = None) -> Any:
+    data = recipe.data
+    table = load_samples(
+        path,
+        media_root=data.media_root,
+        cache=data.cache,
+        split=split,
+        limit=limit,
+        allow_urls=data.allow_urls,
+        allow_outside=data.allow_outside,
+    )
+    if not len(table):
+        raise DataError("The data has no rows.", where=str(path), fix="give a file or folder with conversations")
+    return table
+
+
+def _encode_options(recipe: Recipe, model: MMTuneModel, processor: MMTuneProcessor, display: Display) -> dict[str, Any]:
+    data, positions = recipe.data, model.host.max_positions
+    try:
+        processor.template_of(data.template)
+    except UsageError as error:
+        where = recipe.where("data.template")
+        raise UsageError(error.message, where=where, fix=error.fix, allowed=error.allowed) from error
+    length = data.max_length
+    if positions is not None and (length is None or length > positions):
+        if length is not None:
+            display.note(
+                f"data.max_length {length} is beyond the {positions} positions of the language model: using {positions}"
+            )
+        length = positions
+    return {"max_length": length, "overlong": data.overlong, "template": data.template}
+
+
+class _Joined:
+    """Tables one after the other."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self._tables = list(tables)
+        self.fingerprint = " ".join(str(getattr(table, "fingerprint", "")) for table in tables)
+
+    def __len__(self) -> int:
+        return sum(len(table) for table in self._tables)
+
+    def __getitem__(self, index: int) -> Sample:
+        for table in self._tables:
+            if index < len(table):
+                return table[index]
+            index -= len(table)
+        raise IndexError(index)
+
+
+class _First:
+    """The first rows of a table."""
+
+    def __init__(self, table: _Joined, count: int) -> None:
+        self._table = table
+        self._count = count
+        self.fingerprint = table.fingerprint
+
+    def __len__(self) -> int:
+        return min(len(self._table), self._count)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._table[index]

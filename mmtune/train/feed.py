@@ -1,0 +1,164 @@
+"""Batches in an order that is a pure function of seed and step, so that a run goes on at any step at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mmtune.core.errors import DataError
+from mmtune.data.sample import Sample
+from mmtune.model.encoding import Batch, Encoded
+from mmtune.model.processing import MMTuneProcessor
+
+__all__ = ["Encoding", "Feed", "Mixture", "Rejected"]
+
+
+class Table(Protocol):
+    """A sequence of samples that are read one at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that cannot be used, and why."""
+
+    id: str
+    source: str
+    error: DataError
+
+
+MicroBatch = tuple[Batch | None, list[Rejected]]
+"""The usable rows of a micro-batch (None without any), and the others."""
+
+
+class Mixture:
+    """Several tables as one, each as often as its weight says.
+
+    A weight of 2.5 takes every row twice and a fresh half of them a third time in each epoch.
+    """
+
+    def __init__(self, tables: Sequence[Table], weights: Sequence[float], seed: int) -> None:
+        self._tables = list(tables)
+        self._counts = [max(1, round(len(table) * weight)) for table, weight in zip(tables, weights, strict=True)]
+        self._starts = [sum(len(table) for table in tables[:index]) for index in range(len(tables))]
+        self._seed = seed
+        self.epoch_size = sum(self._counts)
+
+    def order(self, epoch: int) -> list[int]:
+        """The rows of an epoch, shuffled, as indexes into :meth:`row`."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        chosen: list[torch.Tensor] = []
+        for table, count, start in zip(self._tables, self._counts, self._starts, strict=True):
+            whole, rest = divmod(count, len(table))
+            chosen += [torch.arange(len(table)) + start] * whole
+            if rest:
+                chosen.append(torch.randperm(len(table), generator=generator)[:rest] + start)
+        everything = torch.cat(chosen)
+        return everything[torch.randperm(len(everything), generator=generator)].tolist()
+
+    def __len__(self) -> int:
+        return sum(len(table) for table in self._tables)
+
+    def row(self, index: int) -> Sample:
+        """The sample behind an index."""
+        for table, start in zip(reversed(self._tables), reversed(self._starts), strict=True):
+            if index >= start:
+                return table[index - start]
+        raise IndexError(index)
+
+
+class Encoding(Dataset):  # type: ignore[type-arg]
+    """Rows as encoded samples; a row that cannot be used comes as :class:`Rejected`."""
+
+    def __init__(self, mixture: Mixture, processor: MMTuneProcessor, options: Mapping[str, Any]) -> None:
+        self._mixture = mixture
+        self._processor = processor
+        self._options = dict(options)
+
+    def __len__(self) -> int:
+        return len(self._mixture)
+
+    def __getitem__(self, index: int) -> Encoded | Rejected:
+        sample = self._mixture.row(index)
+        try:
+            return self._processor.encode(sample, **self._options)
+        except DataError as error:
+            return Rejected(sample.id, sample.source, error)
+
+    def collate(self, rows: Sequence[Encoded | Rejected]) -> MicroBatch:
+        """One batch of the usable rows (None without any), and the others."""
+        usable = [row for row in rows if isinstance(row, Encoded)]
+        rejected = [row for row in rows if isinstance(row, Rejected)]
+        return (self._processor.collate(usable) if usable else None), rejected
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Steps of micro-batches over epochs.
+
+    Args:
+        accumulation: Micro-batches of a step; an epoch's last step has what is left.
+    """
+
+    encoding: Encoding
+    mixture: Mixture
+    batch_size: int
+    accumulation: int
+    workers: int
+    pin_memory: bool = False
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch, the last one included."""
+        return -(-self.batches_per_epoch // self.accumulation)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Micro-batches of one epoch."""
+        return -(-self.mixture.epoch_size // self.batch_size)
+
+    def steps(self, first: int) -> Iterator[list[MicroBatch]]:
+        """Endless steps from one on (counted from 0), each a list of collated micro-batches."""
+        epoch, offset = divmod(first, self.steps_per_epoch)
+        while True:
+            order = self.mixture.order(epoch)
+            batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+            left = batches[offset * self.accumulation :]
+            step: list[MicroBatch] = []
+            for number, found in enumerate(self._load(left), start=1):
+                step.append(found)
+                if len(step) == self.accumulation or number == len(left):
+                    yield step
+                    step = []
+            epoch, offset = epoch + 1, 0
+
+    def _load(self, batches: Sequence[Sequence[int]]) -> Iterator[MicroBatch]:
+        if self.workers == 0:
+            for batch in batches:
+                yield self.encoding.collate([self.encoding[index] for index in batch])
+            return
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer's threads do not survive a fork
+        yield from DataLoader(
+            self.encoding,
+            batch_sampler=list(batches),
+            collate_fn=self.encoding.collate,
+            num_workers=self.workers,
+            worker_init_fn=_ignore_interrupts,
+            generator=torch.Generator(),  # of its own: making an iterator draws from it
+            pin_memory=self.pin_memory,
+            prefetch_factor=4,
+        )
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; only the main process decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,119 @@
+"""Writing that survives a crash: whole files or none, and the disk is asked first."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmtune.core.errors import ResourceError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SPARE_BYTES = 32 * 1024**2  # what is left for logs when a checkpoint just fits
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a full disk and missing rights into an error with a way out.
+
+    Raises:
+        ResourceError: The disk is full, or the place cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise ResourceError(
+                "The disk is full.", where=str(path), fix="free some space, then run the same command again"
+            ) from error
+        message = f"Cannot write: {error.strerror or error}."
+        raise ResourceError(
+            message, where=str(path), fix="choose a folder that you may write to with --output"
+        ) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # safetensors wraps the errors of the operating system
+            raise
+        raise ResourceError(
+            f"Cannot write: {error}.", where=str(path), fix="free some space or choose another --output"
+        ) from error
+
+
+def need_space(folder: Path, num_bytes: int) -> None:
+    """Ask the disk before writing.
+
+    Raises:
+        ResourceError: Less is free than is needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes + _SPARE_BYTES:
+        raise ResourceError(
+            f"A checkpoint needs {num_bytes / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB left.",
+            where=str(folder),
+            fix="free some space, then run the same command again; save.keep=1 keeps fewer checkpoints",
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file in one step.
+
+    Raises:
+        ResourceError: It cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file in one step.
+
+    Raises:
+        ResourceError: It cannot be written.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Have a file or a folder reach the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes, as hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def replace_folder(partial: Path, final: Path) -> None:
+    """Put a finished folder in place of an older one."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in sorted(partial.rglob("*")):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)  # some libraries write for their own user only
+        sync(path)
+    sync(partial)
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(partial, final)
+    sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)

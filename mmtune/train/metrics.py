@@ -1,0 +1,91 @@
+"""The numbers of a run: one row a step, and totals that survive an interruption."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from mmtune.train.files import writing
+
+
+@dataclass
+class Totals:
+    """What a run has done so far, over all of its interruptions."""
+
+    samples: int = 0
+    tokens: int = 0
+    targets: int = 0
+    rejected: int = 0
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value for a checkpoint."""
+        return asdict(self)
+
+
+@dataclass
+class MetricsFile:
+    """``metrics.jsonl``: rows are flushed as they come, so that a killed run loses none."""
+
+    path: Path
+    _file: TextIO | None = field(default=None, repr=False)
+
+    def __enter__(self) -> MetricsFile:
+        with writing(self.path):
+            self._file = self.path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append a row.
+
+        Raises:
+            ResourceError: The disk is full.
+        """
+        if self._file is None:
+            raise RuntimeError("the metrics file is not open")
+        with writing(self.path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+
+
+def first_and_last(losses: list[float]) -> dict[str, float | None]:
+    """Means over the first and the last max(1, 5 %) steps."""
+    if not losses:
+        return {"first": None, "last": None}
+    count = max(1, math.floor(len(losses) * 0.05))
+    return {"first": sum(losses[:count]) / count, "last": sum(losses[-count:]) / count}
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory used: of the accelerator where there is one, else of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource  # not on every system
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self._start

@@ -1,0 +1,134 @@
+"""From a recipe to its model."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from mmtune.core.errors import CheckpointError, MissingExtraError, NotPossibleError, RecipeError, UsageError
+from mmtune.core.registry import canonical
+from mmtune.model.build import build_model, load
+from mmtune.model.modeling import MMTuneModel
+from mmtune.model.processing import MMTuneProcessor
+from mmtune.train.precision import base_dtype
+from mmtune.train.recipe import Recipe
+
+
+def refuse_impossible(recipe: Recipe, device: torch.device) -> None:
+    """Say no before anything is loaded.
+
+    Raises:
+        NotPossibleError: Several processes, batches by tokens, or quantisation where there is none.
+        MissingExtraError: qlora without its library.
+    """
+    if recipe.run.num_processes != 1:
+        raise NotPossibleError(
+            f"run.num_processes is {recipe.run.num_processes}; this version trains in one process.",
+            where=recipe.where("run.num_processes"),
+            fix="--num-processes 1",
+        )
+    if recipe.train.tokens_per_batch is not None:
+        raise NotPossibleError(
+            "Batches by tokens are not available in this version.",
+            where=recipe.where("train.tokens_per_batch"),
+            fix="leave train.tokens_per_batch at null and set train.batch_size",
+        )
+    if recipe.tune.kind == "qlora":
+        if find_spec("bitsandbytes") is None:
+            raise MissingExtraError("tune.kind: qlora", "quant")
+        raise NotPossibleError(
+            f"Quantised bases are not available in this version (device {device.type}).",
+            where=recipe.where("tune.kind"),
+            fix="--tune lora",
+        )
+
+
+def make_model(recipe: Recipe, precision: str, device: torch.device) -> tuple[MMTuneModel, MMTuneProcessor]:
+    """Build or load the model, add LoRA, and freeze what is not trained.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or of another method.
+        UsageError: A role that this model does not have.
+    """
+    dtype = base_dtype(precision, recipe.train.roles)
+    if recipe.model.checkpoint is not None:
+        model, processor = _load_checkpoint(recipe, dtype, device)
+    else:
+        encoders = encoder_entries(recipe)
+        model, processor = build_model(
+            base=recipe.model.base,
+            encoders=encoders,
+            method=recipe.method,
+            settings=recipe.model.settings,
+            template=_model_template(recipe),
+            revision=recipe.model.revision,
+            seed=recipe.train.seed,
+            dtype=dtype,
+            device=str(device),
+        )
+    tune = recipe.tune
+    if tune.kind == "lora" and not model.roles()["lora"]:
+        torch.manual_seed(recipe.train.seed)
+        model.add_lora(rank=tune.rank, alpha=tune.alpha, dropout=tune.dropout, targets=tune.targets)
+        model.to(device)
+    try:
+        model.set_trainable(recipe.train.roles)
+    except UsageError as error:
+        raise RecipeError(
+            error.message, where=recipe.where("train.roles"), fix=error.fix, allowed=error.allowed
+        ) from error
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()  # small updates vanish in 16 bits
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model, processor
+
+
+def encoder_entries(recipe: Recipe) -> dict[str, Any]:
+    """``model.vision`` as the image encoder, completed and extended by ``model.encoders``.
+
+    Raises:
+        RecipeError: An entry without a source.
+    """
+    entries: dict[str, Any] = {} if recipe.model.vision is None else {"image": {"source": recipe.model.vision}}
+    for name, entry in recipe.model.encoders.items():
+        given = {"source": entry} if isinstance(entry, str) else dict(entry or {})
+        entries[name] = {**entries.get(name, {}), **given}
+        if "source" not in entries[name]:
+            where = recipe.where(f"model.encoders.{name}")
+            raise RecipeError(
+                f"The encoder '{name}' has no source.", where=where, fix=f"model.encoders.{name}.source: FOLDER"
+            )
+    return entries
+
+
+def _load_checkpoint(recipe: Recipe, dtype: str, device: torch.device) -> tuple[MMTuneModel, MMTuneProcessor]:
+    source = str(recipe.model.checkpoint)
+    model, processor = load(source, device=str(device), dtype=dtype)
+    if canonical(model.config.method) != recipe.method:
+        raise CheckpointError(
+            f"The checkpoint holds the method '{model.config.method}', the recipe names '{recipe.method}'.",
+            where=source,
+            fix=f"--method {model.config.method}, or another --model",
+        )
+    for key, wanted in recipe.model.settings.items():
+        found = model.config.settings.get(key)
+        if key in model.config.settings and found != wanted:
+            raise CheckpointError(
+                f"The checkpoint has {key}={found!r}, the recipe asks for {wanted!r}.",
+                where=recipe.where(f"model.settings.{key}"),
+                fix="leave model.settings out: a checkpoint keeps its own",
+            )
+    template = _model_template(recipe)
+    if template is not None:
+        processor.template_of(template)
+        processor.template = model.config.template = template
+    return model, processor
+
+
+def _model_template(recipe: Recipe) -> str | None:
+    """The template that generation will use: that of the training data, unless it has no place for a question."""
+    return None if recipe.data.template in (None, "plain") else recipe.data.template

@@ -1,0 +1,63 @@
+"""Number formats and the device of a run."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+
+from mmtune.core.errors import NotPossibleError
+from mmtune.train.recipe import Recipe
+from mmtune.train.schema import TrainRecipe
+
+_MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """``auto`` is bf16 where an accelerator has it, fp16 on older ones, else fp32.
+
+    Raises:
+        NotPossibleError: fp16 without a CUDA device.
+    """
+    if precision == "auto":
+        if device.type != "cuda":
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "fp16" and device.type != "cuda":
+        raise NotPossibleError(
+            f"fp16 training needs a CUDA device, this run is on {device.type}.",
+            where="train.precision",
+            fix="--set train.precision=bf16, or fp32",
+        )
+    return precision
+
+
+def base_dtype(precision: str, roles: list[str]) -> str:
+    """The dtype that base and encoders are loaded in: what is trained stays float32, autocast does the rest."""
+    trains_base = any(role.partition(".")[0] in ("language", "encoder") for role in roles)
+    if precision == "fp32" or trains_base:
+        return "float32"
+    return "bfloat16" if precision == "bf16" else "float16"
+
+
+def make_accelerator(recipe: Recipe, precision: str, device: torch.device, project: str | None) -> Accelerator:
+    """A fresh accelerator; an earlier one of this process with other settings is forgotten."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=_MIXED[precision],
+        log_with=list(recipe.run.trackers) or None,
+        project_dir=project,
+        device_placement=False,
+    )
+
+
+def seed_everything(train: TrainRecipe) -> None:
+    """Seed Python, numpy and torch, and ask for deterministic kernels when the recipe does."""
+    set_seed(train.seed)
+    if train.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False

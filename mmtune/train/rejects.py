@@ -1,0 +1,63 @@
+"""Rows that cannot be used: listed, counted, and allowed only within a budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmtune.core.errors import DataError
+from mmtune.model.encoding import OverlongError
+from mmtune.train.feed import Rejected
+from mmtune.train.files import writing
+
+
+class Ledger:
+    """``rejected.jsonl`` of a run.
+
+    Args:
+        max_fraction: Share of the rows that may be unusable; overlong rows that the recipe drops do not count.
+        drops_overlong: Whether the recipe says ``data.overlong: drop``.
+        rows: Rows of the data.
+    """
+
+    def __init__(self, path: Path, max_fraction: float, rows: int, *, drops_overlong: bool) -> None:
+        self._path = path
+        self._budget = max_fraction * rows
+        self._max_fraction = max_fraction
+        self._drops_overlong = drops_overlong
+        self._seen: set[str] = set()
+        self._bad = 0
+        self.num_rejected = 0
+
+    def add(self, rejected: Sequence[Rejected], samples: int) -> None:
+        """Write rows down.
+
+        Raises:
+            DataError: More than the budget; the first one's own error when the budget is zero.
+        """
+        for row in rejected:
+            self.num_rejected += 1
+            if row.id in self._seen:
+                continue
+            self._seen.add(row.id)
+            dropped = self._drops_overlong and isinstance(row.error, OverlongError)
+            self._write(row, samples)
+            if dropped:
+                continue
+            self._bad += 1
+            if self._budget == 0:
+                raise row.error
+            if self._bad > self._budget:
+                raise DataError(
+                    f"{self._bad} rows cannot be used, more than data.max_bad_fraction={self._max_fraction} allows. "
+                    f"The last: {row.error.message}",
+                    where=row.source or row.id,
+                    fix=f"look at {self._path}, or raise data.max_bad_fraction",
+                ) from row.error
+
+    def _write(self, row: Rejected, samples: int) -> None:
+        error = row.error
+        line = {"id": row.id, "source": row.source, "code": error.code, "message": error.message, "where": error.where}
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, "after_samples": samples}, ensure_ascii=False) + "\n")

@@ -1,0 +1,242 @@
+"""``mmtune pretrain`` and ``mmtune finetune``: a recipe in, a run directory and its result out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmtune.core.errors import DataError, Interruption, MMTuneError, UsageError
+from mmtune.model.build import resolve_device
+from mmtune.train.data_setup import make_data
+from mmtune.train.display import Display, LoggingDisplay, RecordedDisplay
+from mmtune.train.interrupt import StopRequest
+from mmtune.train.lock import RunLock
+from mmtune.train.loop import Loop, total_steps
+from mmtune.train.metrics import Clock, MetricsFile, Totals, first_and_last, peak_memory_bytes
+from mmtune.train.model_setup import make_model, refuse_impossible
+from mmtune.train.optim import Group, parameter_groups
+from mmtune.train.precision import choose_precision, make_accelerator, seed_everything
+from mmtune.train.recipe import Recipe, check_consistency, check_method_settings
+from mmtune.train.rejects import Ledger
+from mmtune.train.run_directory import RunDirectory, choose_folder, clear, default_command, open_run
+from mmtune.train.saver import Saver
+from mmtune.train.state import newest_checkpoint, remove_partial
+
+
+def train(
+    recipe: Recipe,
+    *,
+    verb: str = "finetune",
+    model: str | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    display: Display | None = None,
+    command: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Train what a recipe says, or go on where the same run stopped.
+
+    Args:
+        verb: ``pretrain`` or ``finetune``; with demo data it decides between captions and questions.
+        model: Checkpoint to start from, in place of the recipe's ``model.checkpoint``.
+        output: Run directory, in place of the recipe's ``run.output``.
+        overwrite: Start anew in a directory that holds another or a finished run.
+        dry_run: Build everything, show it, train and write nothing.
+        command: What ``command.txt`` says; the command line of this process when absent.
+
+    Returns:
+        The JSON result of the verb.
+
+    Raises:
+        Interruption: A signal asked to stop; calling it again goes on.
+        MMTuneError: Everything else that a user can meet, by its own class.
+    """
+    if model is not None and model != recipe.model.checkpoint:
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"checkpoint": model})})
+    check_consistency(recipe)
+    check_method_settings(recipe)
+    device = resolve_device(recipe.run.device)
+    refuse_impossible(recipe, device)
+    job = _Job(recipe, verb, device, display or LoggingDisplay())
+    if dry_run:
+        return job.rehearse(choose_folder(recipe, verb, output))
+    folder = choose_folder(recipe, verb, output)
+    run = open_run(folder, recipe, verb, overwrite=overwrite)
+    with StopRequest() as stop, RunLock(folder):
+        if overwrite:
+            clear(folder)
+        return job.perform(run, stop, list(command) if command is not None else default_command())
+
+
+class _Job:
+    """One call of :func:`train`."""
+
+    def __init__(self, recipe: Recipe, verb: str, device: torch.device, display: Display) -> None:
+        self.recipe, self.verb, self.device, self.display = recipe, verb, device, display
+        self.precision = choose_precision(recipe.train.precision, device)
+        self.clock = Clock()
+
+    def rehearse(self, folder: Path) -> dict[str, Any]:
+        """Build everything and train nothing."""
+        self._build()
+        self.display.note(
+            f"{total_steps(self.recipe, self.data)} steps over {self.data.rows} rows; nothing was trained"
+        )
+        return {**self._result(folder, "dry_run"), "planned_steps": total_steps(self.recipe, self.data)}
+
+    def perform(self, run: RunDirectory, stop: StopRequest, command: Sequence[str]) -> dict[str, Any]:
+        """Train, with the run directory telling at any moment how far it is."""
+        self.display = RecordedDisplay(self.display, run.log)
+        run.set_status("running", verb=self.verb, method=self.recipe.method, step=0)
+        loop: Loop | None = None
+        try:
+            run.write_start(self.recipe, command, {"device": str(self.device), "precision": self.precision})
+            self._build()
+            loop = self._make_loop(run, stop)
+            return self._train(run, loop, stop)
+        except Interruption as error:
+            self._note_end(run, "interrupted", loop, error)
+            raise
+        except MMTuneError as error:
+            self._note_end(run, "failed", loop, error)
+            raise
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self._note_end(run, status, loop, MMTuneError(f"{type(error).__name__}: {error}"))
+            raise
+
+    def _build(self) -> None:
+        recipe = self.recipe
+        seed_everything(recipe.train)
+        self.display.phase("model")
+        if recipe.model.checkpoint is None and recipe.model.base == "nano":
+            self.display.note("Base: the embedded nano language model (choose another with --base)")
+        self.model, self.processor = make_model(recipe, self.precision, self.device)
+        self.groups = parameter_groups(self.model.roles(), recipe.train)
+        self.display.phase("data")
+        self.data = make_data(recipe, self.verb, self.model, self.processor, self.device, self.display)
+        if recipe.save.best and self.data.validation is None:
+            where = recipe.where("save.best")
+            raise UsageError(
+                "save.best needs validation data and there is none.", where=where, fix="name data.validation"
+            )
+        self.display.table("components", components(self.model, self.groups))
+
+    def _make_loop(self, run: RunDirectory, stop: StopRequest) -> Loop:
+        recipe, data = self.recipe, self.data
+        seed_everything(recipe.train)  # the first step must not depend on how the model was built
+        accelerator = make_accelerator(recipe, self.precision, self.device, str(run.folder))
+        saver = Saver(recipe, run, self.model, self.processor)
+        drops = recipe.data.overlong == "drop"
+        ledger = Ledger(run.folder / "rejected.jsonl", recipe.data.max_bad_fraction, data.rows, drops_overlong=drops)
+        return Loop(recipe, self.model, data, self.groups, accelerator, saver, ledger, self.display, stop)
+
+    def _train(self, run: RunDirectory, loop: Loop, stop: StopRequest) -> dict[str, Any]:
+        resumed_from = self._resume(run, loop)
+        self.display.phase("train")
+        self.display.start(loop.total_steps, loop.step)
+        if self.recipe.train.compile:
+            self.model.compile()
+        stop.deferred = True
+        run.set_status(
+            "running", verb=self.verb, method=self.recipe.method, step=loop.step, total_steps=loop.total_steps
+        )
+        try:
+            with MetricsFile(run.metrics) as metrics:
+                loop.run(metrics)
+        finally:
+            self.display.end()
+        self.display.phase("save")
+        loop.saver.write_model(run.model)
+        self._report(run)
+        result = self._result(run.folder, "completed", run, loop, resumed_from)
+        run.set_status("completed", verb=self.verb, **{key: value for key, value in result.items() if key != "status"})
+        return result
+
+    def _resume(self, run: RunDirectory, loop: Loop) -> int | None:
+        remove_partial(run.checkpoints)
+        checkpoint, notes = newest_checkpoint(run.checkpoints)
+        for note in notes:
+            self.display.note(note)
+        if checkpoint is None:
+            if notes:
+                self.display.note("no checkpoint is whole: starting from the first step")
+            run.keep_metrics(0)
+            return None
+        if checkpoint.state["data"] != self.data.fingerprint:
+            raise DataError(
+                "The data is not what this run started with.",
+                where=str(run.folder),
+                fix="restore the data, give another --output, or --overwrite to start anew",
+            )
+        loop.resume(checkpoint)
+        run.keep_metrics(loop.step)
+        self.display.note(f"going on after step {loop.step} of {loop.total_steps}")
+        return loop.step
+
+    def _report(self, run: RunDirectory) -> None:
+        """Pictures and the report are for reading: when they fail, the trained model still counts."""
+        try:
+            from mmtune.report.html import write_run_report
+            from mmtune.report.plots import write_plots
+
+            write_plots(run.folder / "plots", list(run.rows()))
+            write_run_report(run.folder)
+        except Exception as error:
+            self.display.note(f"the report could not be written: {type(error).__name__}: {error}")
+
+    def _result(
+        self,
+        folder: Path,
+        status: str,
+        run: RunDirectory | None = None,
+        loop: Loop | None = None,
+        resumed_from: int | None = None,
+    ) -> dict[str, Any]:
+        """The JSON of the verb, with the keys of a run that did nothing yet when there is no loop."""
+        losses = [row["loss"] for row in run.rows() if row.get("loss") is not None] if run is not None else []
+        totals = loop.totals if loop is not None else Totals()
+        seconds = self.clock.seconds + (loop.seconds_before if loop is not None else 0.0)
+        per_second = 1.0 / totals.seconds if totals.seconds else 0.0
+        return {
+            "run": str(folder),
+            "model": str(run.model) if run is not None else None,
+            "method": self.recipe.method,
+            "status": status,
+            "steps": loop.step if loop is not None else 0,
+            "samples": totals.samples,
+            "tokens": totals.tokens,
+            "loss": first_and_last(losses),
+            "trainable_parameters": sum(p.numel() for group in self.groups for p in group.parameters),
+            "seconds": round(seconds, 3),
+            "samples_per_second": round(totals.samples * per_second, 2),
+            "tokens_per_second": round(totals.tokens * per_second, 2),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "resumed_from": resumed_from,
+            "rejected": totals.rejected,
+            "best": loop.saver.best if loop is not None else None,
+            "device": str(self.device),
+            "precision": self.precision,
+        }
+
+    def _note_end(self, run: RunDirectory, status: str, loop: Loop | None, error: MMTuneError) -> None:
+        """Say how it ended, even where the disk is full."""
+        steps = {"step": loop.step, "total_steps": loop.total_steps} if loop is not None else {"step": 0}
+        try:
+            run.log(f"{status}: {error.message}")
+            run.set_status(status, verb=self.verb, method=self.recipe.method, **steps, error=error.to_json())
+        except MMTuneError as second:
+            self.display.note(f"status.json could not be written: {second.message}")
+
+
+def components(model: Any, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """The model's table with the peak learning rate of each part that is trained."""
+    rates = {id(parameter): group.learning_rate for group in groups for parameter in group.parameters}
+    rows = []
+    for row in model.describe():
+        found = sorted({rates[id(p)] for p in model.roles()[row["component"]] if id(p) in rates}, reverse=True)
+        rows.append({**row, "learning_rate": ", ".join(f"{rate:g}" for rate in found) or "frozen"})
+    return rows

@@ -1,0 +1,162 @@
+"""Checkpoints of a run: atomic, verified, and enough of them to go on bit by bit where a run stopped.
+
+A checkpoint is ``step-000500/`` with ``trained.safetensors`` (every trained parameter as it is in memory),
+``optimizer.safetensors``, ``state.json`` (step, totals, random states) and ``MANIFEST.json`` with the hash of each,
+written last. Weights that load as a model are in the run's ``model/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmtune.train.files import need_space, replace_folder, sha256, sync, write_json, writing
+
+_FILES = ("trained.safetensors", "optimizer.safetensors", "state.json")
+_MANIFEST = "MANIFEST.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that holds what its manifest says."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put weights, optimizer and random states back as they were."""
+        trained = load_file(self.folder / "trained.safetensors")
+        with torch.no_grad():
+            for name, parameter in _trained(model).items():
+                parameter.copy_(trained[name])
+        _load_optimizer(optimizer, load_file(self.folder / "optimizer.safetensors"))
+        restore_random(self.state["random"])
+
+
+def save_checkpoint(
+    root: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], *, keep: int
+) -> Path:
+    """Write ``step-NNNNNN`` whole or not at all, then remove the oldest beyond ``keep``.
+
+    Raises:
+        ResourceError: The disk is full or cannot be written to.
+    """
+    final = root / f"step-{step:06d}"
+    partial = root / f".step-{step:06d}.partial"
+    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in _trained(model).items()}
+    moments = _optimizer_tensors(optimizer)
+    with writing(final):
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        need_space(root, sum(tensor.nbytes for tensor in (*weights.values(), *moments.values())))
+        partial.mkdir()
+        save_file(weights, partial / _FILES[0])
+        save_file(moments, partial / _FILES[1])
+        write_json(partial / _FILES[2], {**state, "step": step, "random": random_state()})
+        for name in _FILES:
+            sync(partial / name)
+        found = {name: {"sha256": sha256(partial / name), "bytes": (partial / name).stat().st_size} for name in _FILES}
+        write_json(partial / _MANIFEST, {"step": step, "files": found})
+        replace_folder(partial, final)
+    for old in list_checkpoints(root)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def newest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose manifest holds, and a line for each newer one that is damaged."""
+    notes = []
+    for folder in list_checkpoints(root):
+        fault = _fault(folder)
+        if fault is None:
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            return Checkpoint(folder, int(state["step"]), state), notes
+        notes.append(f"{folder.name} is damaged ({fault}); falling back to an older checkpoint")
+    return None, notes
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """All finished checkpoints, newest first."""
+    return sorted(root.glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")), reverse=True)
+
+
+def remove_partial(root: Path) -> None:
+    """Clear what a killed process left half written."""
+    for folder in root.glob(".*.partial"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def random_state() -> dict[str, Any]:
+    """All random states of this process as a JSON value."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = numpy.random.get_state()
+    found: dict[str, Any] = {
+        "python": [version, list(internal), gauss],
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],
+        "torch": _hex(torch.get_rng_state()),
+    }
+    if torch.cuda.is_available():
+        found["cuda"] = [_hex(state) for state in torch.cuda.get_rng_state_all()]
+    return found
+
+
+def restore_random(found: Mapping[str, Any]) -> None:
+    """Put back what :func:`random_state` gave."""
+    version, internal, gauss = found["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = found["numpy"]
+    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))
+    torch.set_rng_state(_bytes(found["torch"]))
+    if "cuda" in found and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([_bytes(state) for state in found["cuda"]])
+
+
+def _fault(folder: Path) -> str | None:
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        for name in _FILES:
+            expected, path = manifest["files"][name], folder / name
+            if path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
+                return f"{name} is not what the manifest says"
+    except FileNotFoundError as error:
+        return f"{os.path.basename(error.filename)} is missing"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_MANIFEST} cannot be read: {error}"
+    return None
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value.detach().cpu() for index, entry in state.items() for key, value in entry.items()}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _hex(state: Tensor) -> str:
+    return bytes(state.tolist()).hex()
+
+
+def _bytes(text: str) -> Tensor:
+    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)

@@ -1,0 +1,44 @@
+"""The loss on data that is not trained on."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+
+from mmtune.core.errors import NumericalError
+from mmtune.model.batches import to_device
+from mmtune.model.modeling import MMTuneModel
+from mmtune.train.feed import Feed
+from mmtune.train.rejects import Ledger
+from mmtune.train.state import random_state, restore_random
+
+
+def validation_loss(model: MMTuneModel, feed: Feed, accelerator: Accelerator, ledger: Ledger) -> float:
+    """Mean loss per target token over one pass; the training's random states are left as they were.
+
+    Raises:
+        NumericalError: No target tokens at all.
+        DataError: More unusable rows than the budget allows.
+    """
+    states, total, targets = random_state(), 0.0, 0
+    model.eval()
+    try:
+        with torch.no_grad():
+            steps = feed.steps(0)
+            for _ in range(feed.steps_per_epoch):
+                for batch, rejected in next(steps):
+                    ledger.add(rejected, 0)
+                    if batch is None:
+                        continue
+                    inputs = {key: to_device(value, model.device) for key, value in batch.items() if key != "ids"}
+                    with accelerator.autocast():
+                        total += float(model(**inputs, num_items_in_batch=1).loss)
+                    targets += int((batch["labels"][:, 1:] != -100).sum())
+    finally:
+        model.train()
+        restore_random(states)
+    if targets == 0:
+        raise NumericalError(
+            "The validation data has no target token.", where="data.validation", fix="check its answers"
+        )
+    return total / targets
