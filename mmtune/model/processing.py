@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from mmtune.core.errors import DataError, UsageError
 from mmtune.data.sample import Sample, Text, Turn
 from mmtune.modalities.base import Modality
 from mmtune.model import encoding
 from mmtune.model.chat import ChatTemplate
+from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.encoding import IGNORED, Batch, Encoded, OverlongError, encode_segments
 from mmtune.model.processor_files import Slots, read_modalities, read_settings, write_settings
 from mmtune.model.rendering import Template
@@ -261,3 +262,6 @@ class MMTuneProcessor:
 def _guarded(turn: Turn, pieces: PieceTokenizer) -> Turn:
     parts = tuple(Text(pieces.guard(part.text)) if isinstance(part, Text) else part for part in turn.parts)
     return replace(turn, parts=parts)
+
+
+AutoProcessor.register(MMTuneConfig, MMTuneProcessor)
