@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmtune.core.errors import ResourceError
 
+_GAP = "\u00a0"  # keeps a number and its unit on one line
 _LOG = logging.getLogger(__name__)
 _LARGEST = 320  # pixels of the longer side of an embedded picture
 _SOURCE_LIMIT = 4_000_000  # pixels; larger files are not opened for a thumbnail's sake
@@ -84,13 +85,15 @@ def format_count(number: float | None) -> str:
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e5, "k")):
         if abs(number) >= limit:
             scale = 1e3 if unit == "k" else limit
-            return f"{number / scale:.3g} {unit}" if number / scale < 1000 else f"{number / scale:,.0f} {unit}"
+            return (
+                f"{number / scale:.3g}{_GAP}{unit}" if number / scale < 1000 else f"{number / scale:,.0f}{_GAP}{unit}"
+            )
     return f"{number:,.0f}"
 
 
 def format_percent(share: float | None, digits: int = 0) -> str:
     """A share as a percentage."""
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+    return "–" if share is None else f"{100 * share:.{digits}f}{_GAP}%"
 
 
 def format_seconds(seconds: float | None) -> str:
@@ -98,11 +101,11 @@ def format_seconds(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{seconds:.1f}{_GAP}s" if seconds < 10 else f"{seconds:.0f}{_GAP}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+        return f"{minutes}{_GAP}min{_GAP}{rest:02d}{_GAP}s"
+    return f"{minutes // 60}{_GAP}h{_GAP}{minutes % 60:02d}{_GAP}min"
 
 
 def format_bytes(size: float | None) -> str:
@@ -111,8 +114,8 @@ def format_bytes(size: float | None) -> str:
         return "–"
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size >= limit:
-            return f"{size / limit:.3g} {unit}"
-    return f"{size:.0f} B"
+            return f"{size / limit:.3g}{_GAP}{unit}"
+    return f"{size:.0f}{_GAP}B"
 
 
 def format_value(value: Any) -> str:

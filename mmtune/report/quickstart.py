@@ -11,7 +11,11 @@ from mmtune.report.page import render, write_page
 from mmtune.report.plots import Curve, responsive
 
 LINES = {
-    "question_words": ("question words", "bar", "the best answer from the words of the question alone, without a picture"),
+    "question_words": (
+        "question words",
+        "bar",
+        "the best answer from the words of the question alone, without a picture",
+    ),
     "unbound": ("unbound reader", "gem", "knows which colours, shapes and places occur, but not which belong together"),
     "blank_picture": ("blank picture", "ring", "the trained model itself, shown an empty picture"),
 }
@@ -73,12 +77,21 @@ def _lanes(methods: Sequence[Mapping[str, Any]], scores: Any, baselines: Any) ->
         for method in methods:
             value = scores(method["found"])["types"].get(kind)
             marks.append(_mark(method["label"], "dot", value, method["tone"]))
+        _separate(marks)
         lanes.append({"name": kind.replace("_", " "), "marks": [mark for mark in marks if mark["value"] is not None]})
     return lanes
 
 
+def _separate(marks: Sequence[dict[str, Any]]) -> None:
+    """Move dots that would lie on each other a little up and down."""
+    dots = [mark for mark in marks if mark["shape"] == "dot" and mark["value"] is not None]
+    for place, mark in enumerate(dots):
+        if any(other is not mark and abs(other["value"] - mark["value"]) < 0.025 for other in dots):
+            mark["shift"] = 26 + 48 * place // max(1, len(dots) - 1)
+
+
 def _mark(name: str, shape: str, value: float | None, tone: int | None) -> dict[str, Any]:
-    return {"name": name, "shape": shape, "value": value, "tone": tone}
+    return {"name": name, "shape": shape, "value": value, "tone": tone, "shift": 50}
 
 
 def _tables(methods: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -110,7 +123,10 @@ def _part(found: Mapping[str, Any], part: str | None) -> Mapping[str, Any]:
 
 def _plots(methods: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     plots = []
-    for stage, title in (("pretrain", "captions: loss per target token"), ("finetune", "questions: loss per target token")):
+    for stage, title in (
+        ("pretrain", "captions: loss per target token"),
+        ("finetune", "questions: loss per target token"),
+    ):
         curves: list[Curve] = []
         for method in methods:
             rows = method["found"].get("metrics", {}).get(stage, ())

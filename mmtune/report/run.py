@@ -34,7 +34,11 @@ def write_run_report(run_dir: str | Path, *, shown: Sequence[Shown] = ()) -> Pat
     if not folder.is_dir():
         raise DataError("No such run.", where=str(folder), fix="name the folder of a run")
     rows = read_rows(folder / "metrics.jsonl")
-    recipe, status, environment = _yaml(folder / "recipe.yaml"), _json(folder / "status.json"), _json(folder / "env.json")
+    recipe, status, environment = (
+        _yaml(folder / "recipe.yaml"),
+        _json(folder / "status.json"),
+        _json(folder / "env.json"),
+    )
     if rows:
         write_plots(folder / "plots", rows)
     page = render(

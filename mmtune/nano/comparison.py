@@ -1,0 +1,134 @@
+"""What a trained method knows of the nano world, beside three readers that do not see."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmtune.data.dataset import load_samples
+from mmtune.data.sample import Media, Sample, Turn
+from mmtune.evaluation.run import evaluate
+from mmtune.model.build import load
+from mmtune.model.decoding import Decoding
+from mmtune.nano.world.baselines import blind_prior, unbound_reader
+from mmtune.nano.world.dataset import Row
+from mmtune.nano.world.draw import draw_scene
+from mmtune.nano.world.scene import Scene
+from mmtune.report.gallery import Shown, pick, show
+from mmtune.train.display import Display
+
+SPLITS = ("test", "test_heldout")
+BATCH_SIZE = 64
+DECODING = Decoding(max_new_tokens=8)  # the longest right answer has two words and an EOS
+_SHOWN = 16
+
+
+class Comparison:
+    """Measures models on one drawn world.
+
+    Args:
+        world: Folder that ``write_dataset`` wrote.
+        output: Folder for answers; what was answered before is not asked again.
+    """
+
+    def __init__(self, world: Path, output: Path, display: Display) -> None:
+        self.world, self.output, self.display = world, output, display
+
+    def measure(self, source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Scores of a model and of the readers to beat, on known combinations and, under ``held_out``, on new ones.
+
+        Returns:
+            ``{"exact_match", "contains", "types", "n", "held_out"}``, each the mean over question types, and
+            ``{"question_words", "blank_picture", "unbound", "types", "held_out"}``.
+        """
+        model, processor = load(source)
+        train = _rows(self.world / "train.json")
+        found = []
+        for split in SPLITS:
+            samples = load_samples(self.world / f"{split}.json")
+            samples = [samples[index] for index in range(len(samples))]
+            seen = self._ask(model, processor, samples, split)
+            blank = self._ask(model, processor, [_blanked(one, self._blank()) for one in samples], f"{split}_blank")
+            rows = _rows(self.world / f"{split}.json")
+            found.append((_summary(seen), _lines(train, rows, blank)))
+            self.display.note(f"{split}: {100 * found[-1][0]['exact_match']:.1f} % exactly right")
+        (scores, baselines), (held_out, held_out_lines) = found
+        return {**scores, "held_out": held_out}, {**baselines, "held_out": held_out_lines}
+
+    def _ask(self, model: Any, processor: Any, samples: Sequence[Sample], name: str) -> dict[str, Any]:
+        result = evaluate(
+            model,
+            processor,
+            benchmark="qa",
+            data=samples,
+            output=self.output / name,
+            batch_size=BATCH_SIZE,
+            decoding=DECODING,
+        )
+        scores: dict[str, Any] = result["scores"]
+        return scores | {"n": result["n"]}
+
+    def _blank(self) -> str:
+        """A picture of an empty scene."""
+        path = self.world / "blank.png"
+        if not path.is_file():
+            draw_scene(Scene(()), seed=0).save(path)
+        return str(path)
+
+
+def _summary(scores: Mapping[str, Any]) -> dict[str, Any]:
+    types = {name: found["exact_match"] for name, found in scores["types"].items()}
+    return {**scores["mean_over_types"], "types": types, "n": scores["n"]}
+
+
+def _lines(train: Sequence[Row], test: Sequence[Row], blank: Mapping[str, Any]) -> dict[str, Any]:
+    """The three lines, as means over types and by type."""
+    words, unbound = blind_prior(train, test), unbound_reader(test)
+    blanks = {name: found["exact_match"] for name, found in blank["types"].items()}
+    return {
+        "question_words": words.pop("mean"),
+        "blank_picture": blank["mean_over_types"]["exact_match"],
+        "unbound": unbound.pop("mean"),
+        "types": {"question_words": words, "blank_picture": blanks, "unbound": unbound},
+    }
+
+
+def _blanked(sample: Sample, picture: str) -> Sample:
+    """The same row with an empty picture in place of its own."""
+    turns = tuple(
+        Turn(turn.role, tuple(Media(p.modality, picture) if isinstance(p, Media) else p for p in turn.parts))
+        for turn in sample.turns
+    )
+    return Sample(sample.id, turns, sample.source, sample.extra)
+
+
+def _rows(path: Path) -> list[Row]:
+    found: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def gallery(world: Path, answers: Mapping[str, Path], label: Callable[[str], str]) -> list[Shown]:
+    """Cards of test pictures with the answers of all methods; wrong ones are shown more often than they occur.
+
+    Args:
+        answers: Method to the folder that its :class:`Comparison` wrote.
+        label: How a method is spelt.
+    """
+    samples = load_samples(world / "test.json")
+    items = {name: _items(folder / "test" / "items.jsonl") for name, folder in answers.items()}
+    rows = [index for index in range(len(samples)) if all(samples[index].id in found for found in items.values())]
+    wrong = [any(not found[samples[row].id]["exact_match"] for found in items.values()) for row in rows]
+    cards = []
+    for place in pick(rows, wrong, _SHOWN):
+        sample = samples[rows[place]]
+        given = {label(name): found[sample.id]["prediction"] for name, found in items.items()}
+        right = {label(name): bool(found[sample.id]["exact_match"]) for name, found in items.items()}
+        cards.append(show(sample, given, right))
+    return cards
+
+
+def _items(path: Path) -> dict[str, dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {row["id"]: row for row in map(json.loads, lines)}
