@@ -1,0 +1,68 @@
+"""Proof that a method keeps what the rest of the package relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmtune.methods.base import Method
+from mmtune.testing import properties
+from mmtune.testing.bench import Bench, open_bench
+from mmtune.testing.report import Report
+
+PROPERTIES = (
+    properties.check_reaches,
+    properties.check_padding,
+    properties.check_text_only,
+    properties.check_ragged,
+    properties.check_permutation,
+    properties.check_checkpointing,
+    properties.check_saving,
+    properties.check_generation,
+    properties.check_beams,
+)
+
+
+def check_method(
+    method: str | type[Method],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    encoders: Mapping[str, str | Mapping[str, Any]] | None = None,
+    items: Mapping[str, Sequence[Any]] | None = None,
+) -> Report:
+    """Check a method on a tiny language model and a tiny encoder, in seconds and without network.
+
+    The properties: it is neutral at the start if it says so (``neutral_at_init``); what it perceives reaches the model;
+    text-only rows need no stand-in; rows with no, one and several items share a batch; permuting the batch permutes the
+    outputs; padding changes nothing; gradient checkpointing changes no gradient; a saved checkpoint loads as it was;
+    cached decoding equals the whole sequence at once, and beams in a batch equal single ones.
+
+    Args:
+        method: The class, or the name of a registered method.
+        settings: Its settings, small ones if the defaults are made for a large model; the language model has 4 layers
+            of width 32.
+        encoders: Modality to encoder folder, a tiny image encoder by default.
+        items: Modality to at least three different items; random pictures by default.
+
+    Returns:
+        The findings, with the largest difference of each.
+
+    Raises:
+        VerificationError: A property does not hold; the message names it, with the numbers.
+
+    Example:
+        ``print(check_method(Gist, {"num_tokens": 2}))``
+    """
+    with open_bench(method, settings, encoders=encoders, items=items) as bench:
+        return check_bench(bench)
+
+
+def check_bench(bench: Bench) -> Report:
+    """All properties of the method on a bench."""
+    report = Report(bench.name)
+    properties.check_neutral(bench, report)
+    bench.wake()
+    bench.model.double()
+    for check in PROPERTIES:
+        check(bench, report)
+    return report

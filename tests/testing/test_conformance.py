@@ -1,0 +1,131 @@
+"""The shipped checks: the built-in methods and modality pass, and each kind of fault is found by its own property."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmtune.core.errors import UsageError, VerificationError
+from mmtune.methods import METHODS
+from mmtune.methods.base import Method
+from mmtune.modalities import MODALITIES
+from mmtune.modalities.image import ImageModality
+from mmtune.testing import check_method, check_modality
+from tests.testing import methods
+from tests.tiny import save_tiny_vision
+
+SMALL: dict[str, Any] = {"rank": 4, "dim": 32, "depth": 1, "heads": 2, "every": 2}
+
+
+@pytest.fixture(autouse=True)
+def clean_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks register what they are given; the next test shall not see it."""
+    monkeypatch.setattr(METHODS, "_loaded", dict(METHODS._loaded))
+    monkeypatch.setattr(MODALITIES, "_loaded", dict(MODALITIES._loaded))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("llava", {}),
+        ("llava", {"projector": "linear"}),
+        ("vlora", SMALL),
+        ("vlora", {**SMALL, "placeholder": "none", "types": "qv", "every": 1}),
+        ("vlora", {**SMALL, "separate": False, "types": "qkvom", "alpha": None}),
+        (methods.Gist, {"rank": 3}),
+    ],
+)
+def test_methods_conform(method: str | type[Method], settings: dict[str, Any]) -> None:
+    report = check_method(method, settings)
+    assert len(report.findings) == 10
+    assert "properties hold" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("method", "broken"),
+    [
+        (methods.NotNeutral, "neutral at the start"),
+        (methods.Blind, "perception reaches the model"),
+        (methods.Leaky, "text-only rows"),
+        (methods.Stalling, "text-only rows"),
+        (methods.OneEach, "ragged media"),
+        (methods.Ordered, "ragged media"),
+        (methods.Padded, "padding"),
+        (methods.Counting, "gradient checkpointing"),
+        (methods.Forgetful, "save and load"),
+        (methods.Uncached, "cached generation"),
+        (methods.Tiling, "batched beams"),
+    ],
+)
+def test_faults_are_named(method: type[Method], broken: str) -> None:
+    with pytest.raises(VerificationError, match=rf"{method.name} breaks '{broken}'") as caught:
+        check_method(method)
+    assert caught.value.exit_code == 7
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2"])
+def test_encoders_conform(kind: str, tmp_path: Path) -> None:
+    report = check_modality("image", source=save_tiny_vision(tmp_path, kind), settings={"aspect": "square"})
+    assert len(report.findings) == 16
+
+
+def test_tiles_conform() -> None:
+    """Pictures of unequal length, with line breaks between their rows."""
+    settings = {"aspect": "anyres", "pinpoints": [[16, 32], [32, 16], [32, 32]]}
+    check_modality("image", settings=settings)
+
+
+class Careless(ImageModality):
+    """Announces one position too many."""
+
+    def positions(self, raw: Any) -> int:
+        return super().positions(raw) + 1
+
+
+class Nervous(ImageModality):
+    """Adds noise to what it loads."""
+
+    def load(self, item: Any) -> dict[str, Tensor]:
+        return {key: value + torch.rand(()) for key, value in super().load(item).items()}
+
+
+class Forgiving(ImageModality):
+    """Puts a grey picture in the place of a missing one."""
+
+    def load(self, item: Any) -> dict[str, Tensor]:
+        return {"pixel_values": torch.zeros(3, 16, 16)} if isinstance(item, str) else super().load(item)
+
+
+class Mingling(ImageModality):
+    """Normalises over the batch."""
+
+    def encode(self, encoder: Any, inputs: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        values, mask, breaks = super().encode(encoder, inputs)
+        return values - values.mean(0), mask, breaks
+
+
+@pytest.mark.parametrize(
+    ("modality", "broken"),
+    [
+        (Careless, "positions"),
+        (Nervous, "loading"),
+        (Forgiving, "missing items"),
+        (Mingling, "items in a batch"),
+    ],
+)
+def test_faults_of_a_modality_are_named(modality: type[ImageModality], broken: str) -> None:
+    with pytest.raises(VerificationError, match=f"image breaks '{broken}'"):
+        check_modality(modality)
+
+
+def test_other_modalities_need_an_encoder() -> None:
+    class Sonar(ImageModality):
+        name = "sonar"
+
+    with pytest.raises(UsageError, match="'sonar' needs an encoder and three items"):
+        check_modality(Sonar)
