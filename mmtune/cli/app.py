@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     leading = list(itertools.takewhile(lambda word: word in _COMMON, words))
     rest = words[len(leading) :] or ["--help"]
     arguments = [rest[0], *leading, *rest[1:]]  # `mmtune --json doctor` is `mmtune doctor --json`
-    with Console(as_json=_wants_json(arguments)) as console:
+    with Console(as_json=_wants_json(arguments), command=arguments) as console:
         return _guarded(console, arguments[0], arguments)
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -39,10 +39,14 @@ class Result:
 class Console:
     """The two output streams of one command, with its ``--json``, ``--quiet`` and ``--verbose``."""
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, command: Sequence[str] = ()
+    ) -> None:
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose
+        self.command = ("mmtune", *command)
+        self.partial: Mapping[str, Any] = {}  # what a verb found before it failed; goes beside the error
         self.stdout: TextIO = sys.stdout
         self.stderr: TextIO = sys.stderr
         self.printer: Callable[[str], None] | None = None  # set while a bar is on the screen
@@ -110,7 +114,7 @@ class Console:
             self.err("".join(traceback.format_exception(cause)))
         self.err(self._error_text(error))
         if self.as_json:
-            self._out(json.dumps(plain({"error": error.to_json()})) + "\n")
+            self._out(json.dumps(plain({"error": error.to_json(), **self.partial})) + "\n")
 
     def _error_text(self, error: MMTuneError) -> str:
         red, reset = ("\x1b[1;31m", "\x1b[0m") if self.interactive and not os.environ.get("NO_COLOR") else ("", "")

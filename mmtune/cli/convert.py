@@ -10,7 +10,6 @@ from mmtune.cli.console import Result
 from mmtune.cli.display import progress_display
 from mmtune.cli.options import OUTPUT, OVERWRITE, SET, pairs, settings
 from mmtune.cli.tables import duration
-from mmtune.core.errors import NotPossibleError
 
 
 def run(
@@ -33,15 +32,12 @@ def run(
 
     Local language models and encoders come along; hub ids stay references.
     """
-    if push is not None:
-        fix = f"leave --push out, then `hf upload {push} {output}`"
-        raise NotPossibleError("Uploading is not part of this version.", where="--push", fix=fix)
     from mmtune.convert.run import convert
 
-    with progress_display(context.obj) as progress:
+    with progress_display(context.obj, unit="MB") as progress:
         found = convert(
             source, output, from_format=from_, to=to, llm=llm, vision=vision, encoders=pairs("--encoder", encoder),
-            dtype=dtype, max_shard_size=max_shard_size, verify=not no_verify, overwrite=overwrite,
+            dtype=dtype, max_shard_size=max_shard_size, verify=not no_verify, overwrite=overwrite, push=push,
             settings=settings(set_), progress=progress,
         )  # fmt: skip
     return Result(found, _summary(found))

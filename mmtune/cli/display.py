@@ -127,11 +127,11 @@ class RichDisplay(PlainDisplay):
 class CountDisplay:
     """What verbs without training steps call now and then: ``(done, total)``, ``(name, done, total)`` or ``(text)``."""
 
-    def __init__(self, display: PlainDisplay, name: str) -> None:
+    def __init__(self, display: PlainDisplay, name: str, unit: str) -> None:
         self._display = display
         self._name = name
-        self._total: int | None = None
-        self._started = False
+        self._unit = unit
+        self._last: tuple[int, int | None, str] | None = None
 
     def __call__(self, *news: str | int | None) -> None:
         """Show how far the work is."""
@@ -142,10 +142,12 @@ class CountDisplay:
             return
         total = numbers[1] if len(numbers) > 1 else None
         name = names[0] if names else self._name
-        if not self._started or total != self._total or name != self._name:
-            self._started, self._total, self._name = True, total, name
-            self._display.label(name, "row")
+        if (numbers[0], total, name) == self._last:
+            return
+        if self._last is None or (total, name) != self._last[1:]:
+            self._display.label(name, self._unit)
             self._display.start(total)
+        self._last = (numbers[0], total, name)
         self._display.step({"step": numbers[0]})
 
     def close(self) -> None:
@@ -154,9 +156,9 @@ class CountDisplay:
 
 
 @contextmanager
-def progress_display(console: Console, name: str = "rows") -> Iterator[CountDisplay]:
+def progress_display(console: Console, name: str = "rows", unit: str = "row") -> Iterator[CountDisplay]:
     """A bar or plain lines for a counted piece of work, taken down at the end."""
-    shown = CountDisplay(training_display(console), name)
+    shown = CountDisplay(training_display(console), name, unit)
     try:
         yield shown
     finally:
@@ -188,7 +190,7 @@ class Pace:
         if rate:
             parts.append(f"{rate:.1f} samples/s")
         elif self.done - self._first > 1:
-            parts.append(f"{self._rate():.1f} {self._unit}s/s")
+            parts.append(f"{self._rate():.1f} {_per_second(self._unit)}")
         return "  ".join(parts)
 
     def line(self) -> str:
@@ -201,6 +203,10 @@ class Pace:
 
     def _rate(self) -> float:
         return max(self.done - self._first, 1) / max(time.monotonic() - self._began, 1e-6)
+
+
+def _per_second(unit: str) -> str:
+    return f"{unit}/s" if unit.isupper() else f"{unit}s/s"
 
 
 def _make_bar(rich: RichConsole) -> Progress:

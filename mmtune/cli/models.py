@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ def choose_model(given: str | None, console: Console, runs: Path = Path("runs"))
     Raises:
         CheckpointError: A run that has no model yet, or a path that does not exist.
     """
+    from mmtune.train.run_directory import newest_finished_run, read_status
+
     if given is None:
-        found = newest_run(runs)
+        found = newest_finished_run(runs)
         chosen = str(found / "model") if found else BUNDLED
         why = "the newest finished run" if found else "the bundled nano model"
         console.note(f"No --model: using {why}" + (f" ({chosen})." if found else "."))
@@ -29,22 +30,13 @@ def choose_model(given: str | None, console: Console, runs: Path = Path("runs"))
         return str(folder / "model")
     if (folder / "status.json").is_file() and not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"The run has no model yet; its status is '{_status(folder).get('status')}'.",
+            f"The run has no model yet; its status is '{read_status(folder).get('status')}'.",
             where=given,
             fix=f"continue it with the command in {folder / 'command.txt'}",
         )
     if not folder.exists() and _is_path(given):
         raise CheckpointError(f"There is no model '{given}'.", where="--model", fix=_nearby(folder))
     return given
-
-
-def newest_run(runs: Path) -> Path | None:
-    """The run that finished last among the folders of ``runs``."""
-    finished = []
-    for folder in runs.iterdir() if runs.is_dir() else ():
-        if _status(folder).get("status") == "completed" and (folder / "model" / "config.json").is_file():
-            finished.append(((folder / "status.json").stat().st_mtime, folder.name, folder))
-    return max(finished)[2] if finished else None
 
 
 def load_for(console: Console, given: str | None, *, device: str, dtype: str) -> tuple[Any, Any, str]:
@@ -68,14 +60,6 @@ def quiet_libraries(console: Console) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
-
-
-def _status(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _is_path(given: str) -> bool:

@@ -1,10 +1,15 @@
-"""A few lines for people about results that have many keys."""
+"""What is told of a training run: a few lines for people, and how far it came when it did not finish."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from mmtune.cli.console import Console
 from mmtune.cli.tables import duration
+from mmtune.core.errors import MMTuneError
 
 
 def training_summary(found: dict[str, Any]) -> str:
@@ -19,3 +24,23 @@ def training_summary(found: dict[str, Any]) -> str:
     if found.get("status") == "completed":
         lines.append(f"try      mmtune generate --model {found.get('model')} --image PICTURE")
     return "\n".join(lines)
+
+
+@contextmanager
+def run_status_beside_errors(console: Console, recipe: Any, verb: str, output: str | None) -> Iterator[None]:
+    """When a run ends early, put where it is and how far it came into the JSON, beside the error."""
+    from mmtune.train.run_directory import choose_folder, read_status
+
+    try:
+        yield
+    except MMTuneError as error:
+        folder = choose_folder(recipe, verb, Path(output) if output else None)
+        status = read_status(folder)
+        if (status.get("error") or {}).get("message") == error.message:  # this run's end, not an older one's
+            console.partial = {
+                "run": str(folder),
+                "method": recipe.method,
+                "status": status.get("status"),
+                "steps": status.get("step"),
+            }
+        raise

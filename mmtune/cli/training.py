@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mmtune.cli.console import Result
+from mmtune.cli.console import Console, Result
 from mmtune.cli.display import training_display
 from mmtune.cli.options import DATA, MEDIA_ROOT, OVERWRITE, POSITIVE, SEED, SET, one_of
-from mmtune.cli.summaries import training_summary
+from mmtune.cli.summaries import run_status_beside_errors, training_summary
 from mmtune.core.errors import NotPossibleError
 
 TUNES = ("method", "lora", "qlora", "full")
@@ -69,8 +69,10 @@ def run(
     resolved = resolve(verb, preset=preset, file=recipe, overrides=flags, sets=set_ or ())
     from mmtune.train.run import train  # after the recipe, whose faults need no torch to be found
 
-    found = train(
-        resolved, verb=verb, model=resolved.model.checkpoint, output=Path(output) if output else None,
-        overwrite=overwrite, dry_run=dry_run, display=training_display(context.obj),
-    )  # fmt: skip
+    console: Console = context.obj
+    with run_status_beside_errors(console, resolved, verb, output):
+        found = train(
+            resolved, verb=verb, output=Path(output) if output else None, overwrite=overwrite, dry_run=dry_run,
+            display=training_display(console), command=console.command,
+        )  # fmt: skip
     return Result(found, training_summary(found))
