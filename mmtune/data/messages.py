@@ -192,10 +192,10 @@ def _content_parts(content: list[Any], index: int, queue: MediaQueue, markers: M
 
 def _uri(part: Mapping[str, Any], kind: str, modality: str) -> Any:
     """The path, URI or object of a content part; None when it refers to the row's list."""
-    for key in (kind, modality, "url", "path", "data"):
+    for key in (kind, modality, "url", "path"):
         value = part.get(key)
         if isinstance(value, Mapping):
-            value = value.get("url") or value.get("path") or value.get("data")
+            value = value.get("url") or value.get("path")
         if isinstance(value, str) and not value.strip():
             raise RowError("empty_media_path", f"A part of type '{kind}' has an empty path.", fix="give a path")
         if value is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,6 +14,7 @@ from transformers.utils import cached_file
 from mmtune.core.errors import CheckpointError
 from mmtune.modalities import MODALITIES
 from mmtune.modalities.base import Modality
+from mmtune.model.sources import NANO, relative_source, resolve_source
 
 PROCESSOR_FILE = "mmtune_processor.json"
 Slots = int | Literal["positions"]  # ids an item gets: a fixed number, or one for each encoder position
@@ -33,7 +35,7 @@ def write_settings(processor: HasSettings, folder: Path) -> None:
     modalities = {
         name: {
             "kind": modality.name,
-            "source": _relative(modality.source, folder),
+            "source": _portable(modality.source, folder),
             "revision": modality.revision,
             "settings": modality.settings.model_dump(mode="json"),
         }
@@ -76,22 +78,22 @@ def read_settings(source: str, revision: str | None) -> tuple[dict[str, Any], Pa
 
 
 def read_modalities(settings: Mapping[str, Any], folder: Path) -> dict[str, Modality]:
-    """The modalities that the settings name; sources inside the folder are found there.
+    """The modalities that the settings name; relative sources are found from the folder.
 
     Raises:
         CheckpointError: An encoder's configuration that is not there.
     """
     found = {}
     for name, entry in settings["modalities"].items():
-        inside = folder / entry["source"]
-        source = str(inside) if inside.exists() else entry["source"]
+        source = resolve_source(entry["source"], "vision", folder)
         kind = MODALITIES.load(entry["kind"])
         found[name] = kind.from_source(source, revision=entry["revision"], settings=entry["settings"])
     return found
 
 
-def _relative(source: str, folder: Path) -> str:
-    path = Path(source)
-    if path.is_absolute() and path.is_relative_to(folder.resolve()):
-        return str(path.relative_to(folder.resolve()))
-    return source
+def _portable(source: str, folder: Path) -> str:
+    """Nano and hub ids by name, folders by the way that leads there from the checkpoint."""
+    nano = resolve_source(NANO, "vision")
+    if Path(source).is_dir() and Path(nano).is_dir() and os.path.samefile(source, nano):
+        return NANO
+    return relative_source(source, folder)

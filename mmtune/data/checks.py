@@ -1,0 +1,79 @@
+"""What every row must keep, whatever format it came in."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from mmtune.data.messages import RowError
+from mmtune.data.sample import Media, Sample, Text
+
+_PRIVATE = "\ue000"  # kept for the tokeniser's own use
+
+
+def row_id(row: dict[str, Any], default: str) -> str:
+    """The id of a row as text; ``default`` when it has none.
+
+    Raises:
+        RowError: An id that is neither text nor number (``bad_id``).
+    """
+    value = row.get("id", row.get("question_id"))
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RowError("bad_id", f"The id is {value!r}.", fix="give a text or a number")
+    return str(value)
+
+
+def check_sample(sample: Sample) -> None:
+    """Check that a row can be trained.
+
+    Raises:
+        RowError: With one of the reasons ``no_turns``, ``bad_unicode``, ``private_character``, ``system_not_first``,
+            ``media_in_system``, ``no_user_turn``, ``roles_do_not_alternate``, ``no_answer``, ``empty_answer``,
+            ``empty_question``, ``media_in_answer``.
+    """
+    if not sample.turns:
+        raise RowError("no_turns", "The row has no turns.", fix="give at least a question and an answer")
+    for turn in sample.turns:
+        for part in turn.parts:
+            if isinstance(part, Text):
+                _check_text(part.text)
+    opening = 1 if sample.turns[0].role == "system" else 0
+    if any(turn.role == "system" for turn in sample.turns[opening:]):
+        raise RowError("system_not_first", "A system turn stands after the first turn.", fix="put it first, once")
+    if opening and any(isinstance(part, Media) for part in sample.turns[0].parts):
+        raise RowError("media_in_system", "The system turn holds a medium.", fix="move it to a turn of the user")
+    _check_talk(sample, opening)
+
+
+def _check_text(text: str) -> None:
+    if _PRIVATE in text:
+        raise RowError("private_character", "The text holds the private-use character U+E000.", fix="remove it")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowError("bad_unicode", "The text holds half of a surrogate pair.", fix="repair the text") from error
+
+
+def _check_talk(sample: Sample, opening: int) -> None:
+    turns = list(sample.turns[opening:])
+    while turns and turns[0].role == "assistant":  # left out and counted when the row is encoded
+        turns.pop(0)
+    if not turns:
+        raise RowError("no_user_turn", "The row has no turn of the user.", fix="give the question")
+    for left, right in pairwise(turns):
+        if left.role == right.role:
+            raise RowError(
+                "roles_do_not_alternate", f"Two turns of the {left.role} follow one another.", fix="join them into one"
+            )
+    answers = [turn for turn in turns if turn.role == "assistant"]
+    if not answers:
+        raise RowError("no_answer", "The row has no answer.", fix="give the assistant's turn")
+    if any(isinstance(part, Media) for turn in answers for part in turn.parts):
+        raise RowError("media_in_answer", "An answer holds a medium.", fix="move it to a turn of the user")
+    if any(not turn.text.strip() for turn in answers):
+        raise RowError("empty_answer", "An answer is empty.", fix="fill it in or leave the row out")
+    for turn in turns:
+        if not turn.text.strip() and not any(isinstance(part, Media) for part in turn.parts):
+            raise RowError("empty_question", "A turn of the user is empty.", fix="fill it in or leave the row out")

@@ -1,0 +1,44 @@
+"""LLaVA's format: ``{"id", "image"?, "conversations": [{"from": "human" | "gpt", "value"}]}``.
+
+Source:
+    LLaVA 1.2.2 (Liu et al. 2023). ``image`` may also be a list, with one ``<image>`` marker for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmtune.data.checks import row_id
+from mmtune.data.messages import SPEAKERS, MediaQueue, RowError, media_lists, parts_of_text
+from mmtune.data.sample import Sample, Turn
+
+_OWN_KEYS = {"id", "image", "images", "conversations"}
+
+
+def parse(row: dict[str, Any], default_id: str) -> Sample:
+    """One row as a sample; media keep the paths that the row has.
+
+    Raises:
+        RowError: With the reason ``no_conversations``, ``no_turns``, ``bad_turn``, ``unknown_role``, ``bad_content``,
+            ``markers_exceed_media``, ``media_exceed_markers``, ``bad_media_field``, ``empty_media_path`` or ``bad_id``.
+    """
+    name = row_id(row, default_id)
+    talk = row.get("conversations")
+    if not isinstance(talk, list):
+        raise RowError("no_conversations", "The row has no list 'conversations'.", fix="give the turns")
+    queue = MediaQueue(media_lists(row))
+    turns = tuple(_turn(turn, index, queue) for index, turn in enumerate(talk))
+    queue.finish()
+    return Sample(name, turns, extra={key: value for key, value in row.items() if key not in _OWN_KEYS})
+
+
+def _turn(turn: Any, index: int, queue: MediaQueue) -> Turn:
+    if not isinstance(turn, dict):
+        raise RowError("bad_turn", f"Turn {index + 1} is {turn!r}, not an object.", fix='give {"from", "value"}')
+    role = SPEAKERS.get(str(turn.get("from")))
+    if role is None:
+        raise RowError("unknown_role", f"Turn {index + 1} is from {turn.get('from')!r}.", fix="use human or gpt")
+    value = turn.get("value")
+    if not isinstance(value, str):
+        raise RowError("bad_content", f"Turn {index + 1} has the value {value!r}, which is no text.", fix="give a text")
+    return Turn(role, parts_of_text(value, queue))  # type: ignore[arg-type]
