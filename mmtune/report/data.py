@@ -1,0 +1,84 @@
+"""The report of prepared data: what is in it, where it came from and what was left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmtune.core.errors import DataError
+from mmtune.data.dataset import load_samples
+from mmtune.data.sample import Sample
+from mmtune.report.gallery import Shown, show, spread
+from mmtune.report.page import render, write_page
+
+_EXAMPLES = 3  # rejected rows shown for each reason
+_LOOKED_AT = 2000  # rows whose lengths and media are counted
+
+
+def write_data_report(folder: str | Path, *, count: int = 8) -> Path:
+    """Write ``report.html`` into a folder of prepared data.
+
+    Args:
+        folder: What ``prepare`` wrote.
+        count: Rows shown with their pictures.
+
+    Raises:
+        DataError: The folder holds no prepared data.
+    """
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"No prepared data: {error}", where=str(folder), fix="run mmtune prepare-data with this --output"
+        ) from error
+    samples = load_samples(folder) if manifest.get("rows") else []
+    page = render(
+        "data.html.j2",
+        title=f"Prepared data · {folder.name}",
+        manifest=manifest,
+        splits={name: part["rows"] for name, part in (manifest.get("splits") or {}).items()},
+        counts=_counts([samples[index] for index in spread(_LOOKED_AT, len(samples))]),
+        rejected=_rejected(folder / "rejected.jsonl", manifest.get("reasons") or {}),
+        shown=_shown([samples[index] for index in spread(count, len(samples))]),
+    )
+    return write_page(folder / "report.html", page)
+
+
+def _counts(samples: Sequence[Sample]) -> list[tuple[str, str]]:
+    """What an average row looks like."""
+    if not samples:
+        return []
+    turns = [len(sample.turns) for sample in samples]
+    media = [len(sample.media) for sample in samples]
+    answers = [len(turn.text.split()) for sample in samples for turn in sample.turns if turn.role == "assistant"]
+    rows = [("turns a row", _spread(turns)), ("media a row", _spread(media)), ("words an answer", _spread(answers))]
+    text_only = sum(not number for number in media)
+    if text_only:
+        rows.append(("rows without media", f"{100 * text_only / len(samples):.0f} %"))
+    return rows
+
+
+def _spread(values: Sequence[int]) -> str:
+    ordered = sorted(values) or [0]
+    low, middle, high = ordered[0], ordered[len(ordered) // 2], ordered[-1]
+    return str(low) if low == high else f"{middle} ({low} to {high})"
+
+
+def _rejected(path: Path, reasons: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Each reason with its count and a few rows."""
+    examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in reasons}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for line in lines:
+        row = json.loads(line)
+        found = examples.setdefault(str(row.get("reason")), [])
+        if len(found) < _EXAMPLES:
+            found.append(row)
+    ordered = sorted(examples, key=lambda reason: -reasons.get(reason, 0))
+    return [{"reason": reason, "count": reasons.get(reason, 0), "examples": examples[reason]} for reason in ordered]
+
+
+def _shown(samples: Sequence[Sample]) -> list[Shown]:
+    return [show(sample) for sample in samples]
