@@ -35,6 +35,12 @@ def detect(folder: Path) -> Found:
         NotPossibleError: A format that is known but not read by this version.
     """
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if config.get("model_type") == "mmtune":
+        raise CheckpointError(
+            "This folder is an mmtune checkpoint already.",
+            where=str(folder),
+            fix="use it with --model, without converting",
+        )
     names = list(_tensor_names(folder))
     projector = {match.group(1) for match in map(_PROJECTOR.search, names) if match}
     by_config = _by_config(config)
@@ -53,7 +59,7 @@ def detect(folder: Path) -> Found:
     if kind in PLANNED:
         raise not_in_this_version(kind, str(folder))
     raise CheckpointError(
-        _unknown(folder, config),
+        _unknown(folder),
         where=str(folder),
         allowed=READABLE,
         fix="name the format with --from llava or --from vlora",
@@ -64,6 +70,8 @@ def form_of(folder: Path) -> str:
     """Whether a LLaVA-like folder holds everything, a LoRA, or the projector alone."""
     if (folder / "adapter_config.json").is_file() or has_weights(folder, ("adapter_model",)):
         return "lora"
+    if not has_weights(folder) and not has_weights(folder, ("mm_projector",)):
+        open_folder(folder)  # says what is missing
     return "full" if has_weights(folder) else "projector"
 
 
@@ -93,8 +101,6 @@ def _by_projector(names: set[str]) -> str | None:
 
 def _by_config(config: Mapping[str, Any]) -> str | None:
     kind = config.get("model_type")
-    if kind == "mmtune":
-        return None
     if kind in _HF_LLAVA and "vision_config" in config:
         return "hf"
     if "modalities" in config and "modality_builder" in config:
@@ -116,8 +122,6 @@ def _by_files(folder: Path) -> str | None:
     return None
 
 
-def _unknown(folder: Path, config: Mapping[str, Any]) -> str:
-    if config.get("model_type") == "mmtune":
-        return "This folder is an mmtune checkpoint already."
+def _unknown(folder: Path) -> str:
     files = sorted(path.name for path in folder.iterdir())[:6]
     return f"No known checkpoint format here. The folder holds: {', '.join(files) or 'nothing'}."

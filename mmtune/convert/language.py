@@ -176,7 +176,7 @@ def _require_float(tensor: StoredTensor) -> None:
 
 
 def _generation_config(folder: Path) -> dict[str, Any] | None:
-    """The generation settings without those that contradict greedy decoding, as Vicuna ships them, or limit its length."""
+    """The generation settings without those that contradict greedy decoding (as Vicuna ships them) or limit length."""
     path = folder / "generation_config.json"
     if not path.is_file():
         return None

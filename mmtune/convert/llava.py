@@ -62,7 +62,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         max_length=original.max_length,
         notes=_notes(original, image, request),
         sources=original.sources,
-        reference=LLaVAReference(original, kind, image, lora),
+        reference=LLaVAReference(original, image, lora, dtype, merge=merge),
     )
 
 
@@ -74,6 +74,12 @@ def projector_kind(original: Original) -> str:
     """
     named = canonical(str(original.config.get("mm_projector_type") or "linear"))
     found = kind_of_tensors(original.projector)
+    if not original.projector and named != "identity":
+        raise CheckpointError(
+            "The projector's tensors (mm_projector) are missing.",
+            where=str(original.folder),
+            fix="copy mm_projector.bin or non_lora_trainables.bin; intermediate LoRA checkpoints of LLaVA have none",
+        )
     if found != named:
         names = ", ".join(sorted(original.projector)) or "none"
         raise CheckpointError(

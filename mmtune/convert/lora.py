@@ -35,10 +35,10 @@ class Lora:
         alpha = _pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
         return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
-    def update(self, module: str) -> Tensor:
-        """``scale * B @ A`` in float32, ``[out, in]``."""
+    def update(self, module: str, dtype: torch.dtype | None = None) -> Tensor:
+        """``scale * B @ A`` in float32, ``[out, in]``, from factors rounded to ``dtype`` if given."""
         a, b = self.pairs[module]
-        return (b.read().float() @ a.read().float()) * self.scale(module, a.shape[0])
+        return (b.rounded(dtype) @ a.rounded(dtype)) * self.scale(module, a.shape[0])
 
     def part(self, dtype: torch.dtype | None) -> Part:
         """The folder ``lora`` of a written checkpoint."""

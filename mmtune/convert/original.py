@@ -41,9 +41,14 @@ class Original:
     tokenizer: Path
 
     @property
+    def is_copied(self) -> bool:
+        """Whether the written folder holds the language model."""
+        return self.base is None or self.base.hub_id is None
+
+    @property
     def base_entry(self) -> Mapping[str, Any]:
         """``source`` and ``revision`` of the language model: hub ids stay references."""
-        if self.base is not None and self.base.hub_id is not None:
+        if self.base is not None and self.base.hub_id is not None:  # not copied
             return {"source": self.base.hub_id, "revision": self.base.revision, "probe": None}
         return {"source": "language_model", "revision": None, "probe": None}
 

@@ -19,29 +19,42 @@ def num_parameters(*stores: Store) -> int:
     return sum(num_elements(tensor.shape) for store in stores for tensor in store.values())
 
 
-def load_language(language: Language, lora: Lora | None = None) -> nn.Module:
-    """The source's language model in float32 with eager attention, a LoRA added to its weights."""
+def load_language(
+    language: Language, dtype: torch.dtype | None, lora: Lora | None = None, *, merge: bool = False
+) -> nn.Module:
+    """The source's language model in float32 with eager attention, a LoRA added to its weights.
+
+    Args:
+        dtype: Round the values to the precision that they are written in.
+        merge: The sum of weight and LoRA is what is written, so that the sum is rounded.
+    """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):
         made = AutoConfig.for_model(**language.config)
         model = AutoModelForCausalLM.from_config(made, attn_implementation="eager", dtype=torch.float32)
-    weights = {name: tensor.read().float() for name, tensor in language.tensors.items()}
+    weights = {name: tensor.rounded(dtype) for name, tensor in language.tensors.items()}
     for module in lora.pairs if lora is not None else ():
-        weights[f"{module}.weight"] = weights[f"{module}.weight"] + lora.update(module)  # type: ignore[union-attr]
+        name = f"{module}.weight"
+        if merge:
+            total = language.tensors[name].read().float() + lora.update(module)  # type: ignore[union-attr]
+            weights[name] = total.to(dtype or language.tensors[name].dtype).float()
+        else:
+            weights[name] = weights[name] + lora.update(module, dtype)  # type: ignore[union-attr]
     return _fill(model, weights, where=str(language.folder))
 
 
-def load_tower(tower: Tower) -> nn.Module:
-    """The source's vision tower in float32."""
+def load_tower(tower: Tower, dtype: torch.dtype | None) -> nn.Module:
+    """The source's vision tower in float32, its values rounded to ``dtype`` when it is written again."""
     from accelerate import init_empty_weights
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     with init_empty_weights(include_buffers=False):
         model = CLIPVisionModel._from_config(CLIPVisionConfig(**tower.config), attn_implementation="eager")
     where = str(tower.place.folder) if tower.place is not None else "inside the checkpoint"
-    return _fill(model, {name: tensor.read().float() for name, tensor in tower.tensors.items()}, where=where)
+    kept = dtype if tower.is_copied else None
+    return _fill(model, {name: tensor.rounded(kept) for name, tensor in tower.tensors.items()}, where=where)
 
 
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> nn.Module:

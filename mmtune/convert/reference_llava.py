@@ -27,8 +27,10 @@ class LLaVAReference:
     Without its adapter (``adapter=False``) a LoRA is left out; for the others the picture is.
     """
 
-    def __init__(self, original: Original, kind: str, image: Mapping[str, Any], lora: Lora | None) -> None:
-        self.original, self.kind, self.image, self.lora = original, kind, image, lora
+    def __init__(
+        self, original: Original, image: Mapping[str, Any], lora: Lora | None, dtype: torch.dtype | None, *, merge: bool
+    ) -> None:
+        self.original, self.image, self.lora, self.dtype, self.merge = original, image, lora, dtype, merge
         stores = [original.language.tensors, original.tower.tensors, original.projector]
         if lora is not None:  # the base is evaluated beside it
             stores.append(original.language.tensors)
@@ -36,10 +38,12 @@ class LLaVAReference:
 
     def load(self) -> None:
         """Bring the source's weights into memory, in float32."""
-        self.language = reference.load_language(self.original.language, self.lora)
-        self.base = reference.load_language(self.original.language) if self.lora is not None else None
-        self.tower = reference.load_tower(self.original.tower)
-        self.projector = {name: tensor.read().float() for name, tensor in self.original.projector.items()}
+        language, dtype = self.original.language, self.dtype
+        base_dtype = dtype if self.original.is_copied or self.merge else None
+        self.language = reference.load_language(language, base_dtype, self.lora, merge=self.merge)
+        self.base = reference.load_language(language, base_dtype) if self.lora is not None else None
+        self.tower = reference.load_tower(self.original.tower, dtype)
+        self.projector = {name: tensor.rounded(dtype) for name, tensor in self.original.projector.items()}
 
     def release(self) -> None:
         """Let go of them again."""
@@ -87,7 +91,7 @@ class LLaVAReference:
         """LLaVA-1.6: the whole picture first, then its tiles as one plane, row by row."""
         side = math.isqrt(tokens.shape[1])
         base, tiles = tokens[0], tokens[1:]
-        newline = self.original.newline.read().float() if self.image["merge"] == "spatial_unpad" else None  # type: ignore[union-attr]
+        newline = self.original.newline.rounded(self.dtype) if self.image["merge"] == "spatial_unpad" else None  # type: ignore[union-attr]
         if not len(tiles):
             return base if newline is None else torch.cat([base, newline.unsqueeze(0)])
         edge = int(self.original.tower.config["image_size"])

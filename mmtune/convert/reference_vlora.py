@@ -27,8 +27,15 @@ _MAPS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_pro
 class VLoRAReference:
     """Generator by hand, hooks on a plain llama, the picture's slot masked; without adapter no hook acts."""
 
-    def __init__(self, original: Original, sizes: Dimensions, image: Mapping[str, Any], alpha: float | None) -> None:
-        self.original, self.sizes, self.image = original, sizes, image
+    def __init__(
+        self,
+        original: Original,
+        sizes: Dimensions,
+        image: Mapping[str, Any],
+        alpha: float | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        self.original, self.sizes, self.image, self.dtype = original, sizes, image, dtype
         self.scale = 1.0 if alpha is None else alpha / sizes.rank
         stores = (original.language.tensors, original.tower.tensors, original.projector)
         self.num_parameters = reference.num_parameters(*stores)
@@ -36,9 +43,10 @@ class VLoRAReference:
 
     def load(self) -> None:
         """Bring the source's weights into memory, in float32."""
-        self.language = reference.load_language(self.original.language)
-        self.tower = reference.load_tower(self.original.tower)
-        self.weights = {name: tensor.read().float() for name, tensor in self.original.projector.items()}
+        base_dtype = self.dtype if self.original.is_copied else None
+        self.language = reference.load_language(self.original.language, base_dtype)
+        self.tower = reference.load_tower(self.original.tower, self.dtype)
+        self.weights = {name: tensor.rounded(self.dtype) for name, tensor in self.original.projector.items()}
         for slot in range(self.sizes.layers):
             layer = (slot + 1) * self.sizes.every - 1
             block = self.language.get_submodule(f"model.layers.{layer}")

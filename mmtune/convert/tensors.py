@@ -68,6 +68,10 @@ class StoredTensor:
             )
         return tensor
 
+    def rounded(self, dtype: torch.dtype | None) -> Tensor:
+        """The values in float32, after rounding to the precision that a copy of them is written in."""
+        return self.read().to(dtype or self.dtype).float()
+
 
 Store = Mapping[str, StoredTensor]
 

@@ -42,9 +42,14 @@ class Tower:
             return {"source": self.place.hub_id, "revision": self.place.revision}
         return {"source": FOLDER, "revision": None}
 
+    @property
+    def is_copied(self) -> bool:
+        """Whether the written folder holds it."""
+        return self.source["source"] == FOLDER
+
     def part(self, dtype: torch.dtype | None) -> Part | None:
         """The folder to write, or None when it stays a reference."""
-        if self.source["source"] != FOLDER:
+        if not self.is_copied:
             return None
         entries = tuple(keep(tensor, f"vision_model.{name}", dtype) for name, tensor in self.tensors.items())
         stored = next(iter(self.tensors.values())).dtype

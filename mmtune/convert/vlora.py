@@ -110,7 +110,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         max_length=original.max_length,
         notes=(),
         sources=original.sources,
-        reference=VLoRAReference(original, sizes, image, alpha),
+        reference=VLoRAReference(original, sizes, image, alpha, dtype),
     )
 
 

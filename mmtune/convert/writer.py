@@ -68,8 +68,8 @@ def write_weights(
     """Write ``stem.safetensors``, or ``stem-00001-of-0000N.safetensors`` with an index when it takes several files."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = plan_shards(entries, max_bytes)
-    if len(shards) == 1:
-        return [_write_file(folder / f"{stem}.safetensors", shards[0], advance)]
+    if len(shards) <= 1:
+        return [_write_file(folder / f"{stem}.safetensors", entries, advance)]
     names = [f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     files = [_write_file(folder / name, shard, advance) for name, shard in zip(names, shards, strict=True)]
     weight_map = {entry.name: name for name, shard in zip(names, shards, strict=True) for entry in shard}

@@ -53,7 +53,7 @@ class LLaVA(Method):
         projector = self.projector[name]
         weight = next(projector.parameters(), seen.values)
         tokens: Tensor = projector(seen.values.to(weight.dtype))  # [N, P, H]
-        if seen.breaks is not None:
+        if seen.breaks is not None and name in self.line_break:
             tokens = torch.where(seen.breaks.unsqueeze(-1), self.line_break[name].to(tokens.dtype), tokens)
         return tokens.flatten(0, 1) if seen.mask is None else tokens[seen.mask]
 
