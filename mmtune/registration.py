@@ -1,4 +1,9 @@
-"""Makes transformers' Auto classes know mmtune without importing transformers, or torch, before somebody else does."""
+"""Makes transformers' Auto classes know mmtune without importing transformers, or torch, before somebody else does.
+
+A stand-in is registered as the configuration class of ``mmtune``. The first ``from_pretrained`` of a checkpoint asks it
+for a configuration; only then, with every module of transformers long loaded, the real classes are imported and register
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -9,51 +14,60 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
-# A module of transformers -> the module of mmtune that registers itself there when it is imported.
-_COMPANIONS = {
-    "transformers.models.auto.configuration_auto": "mmtune.model.configuration",
-    "transformers.models.auto.modeling_auto": "mmtune.model.modeling",
-    "transformers.models.auto.processing_auto": "mmtune.model.processing",
-}
+_AUTO = "transformers.models.auto.configuration_auto"
 
 
-class _Companion(Loader):
-    """Loads a module as its own loader does, then its companion."""
+class DeferredConfig:
+    """Stands in for ``MMTuneConfig`` until a checkpoint is opened."""
 
-    def __init__(self, loader: Loader, companion: str) -> None:
+    model_type = "mmtune"
+
+    @classmethod
+    def from_dict(cls, *args: Any, **kwargs: Any) -> Any:
+        """Import the real classes, which replace this one, and make the real configuration."""
+        for module in ("mmtune.model.modeling", "mmtune.model.processing"):
+            import_module(module)
+        return import_module("mmtune.model.configuration").MMTuneConfig.from_dict(*args, **kwargs)
+
+
+class _Loader(Loader):
+    """Loads a module as its own loader does, then registers the stand-in."""
+
+    def __init__(self, loader: Loader) -> None:
         self._loader = loader
-        self._companion = companion
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        import_module(self._companion)
+        _register(module)
 
 
 class _Finder(MetaPathFinder):
-    """Wraps the loader of each of transformers' Auto modules once."""
-
-    def __init__(self) -> None:
-        self._pending = dict(_COMPANIONS)
+    """Wraps the loader of transformers' table of configurations, once."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        companion = self._pending.pop(fullname, None)
-        if companion is None:
+        if fullname != _AUTO:
             return None
+        sys.meta_path.remove(self)
         spec = find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Companion(spec.loader, companion)
+            spec.loader = _Loader(spec.loader)
         return spec
 
 
+def _register(module: ModuleType) -> None:
+    module.AutoConfig.register(DeferredConfig.model_type, DeferredConfig, exist_ok=True)
+
+
 def register_with_transformers() -> None:
-    """Register now where transformers is loaded already, and on its first use where it is not."""
-    for module, companion in _COMPANIONS.items():
-        if module in sys.modules:
-            import_module(companion)
-    sys.meta_path.insert(0, _Finder())
+    """Register now where transformers is loaded already, and when it is loaded where it is not."""
+    if _AUTO in sys.modules:
+        _register(sys.modules[_AUTO])
+    else:
+        sys.meta_path.insert(0, _Finder())

@@ -38,4 +38,4 @@ class MMTuneConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-AutoConfig.register(MMTuneConfig.model_type, MMTuneConfig)
+AutoConfig.register(MMTuneConfig.model_type, MMTuneConfig, exist_ok=True)
