@@ -79,7 +79,10 @@ MESSAGES_CASES: list[tuple[str, Any]] = [
     ("unknown_part", {"id": "bad", "messages": [{"role": "user", "content": [{"type": "smell"}]}, BOT]}),
     ("markers_exceed_media", {"id": "bad", "messages": [{"role": "user", "content": [{"type": "image"}]}, BOT]}),
     ("media_exceed_markers", {"id": "bad", "messages": [USER, BOT], "images": ["pictures/0.png"]}),
-    ("empty_media_path", {"id": "bad", "messages": [{"role": "user", "content": [{"type": "image", "image": ""}]}, BOT]}),
+    (
+        "empty_media_path",
+        {"id": "bad", "messages": [{"role": "user", "content": [{"type": "image", "image": ""}]}, BOT]},
+    ),
     ("bad_media_field", {"id": "bad", "messages": [{"role": "user", "content": [{"type": "image", "image": 3}]}, BOT]}),
 ]
 
