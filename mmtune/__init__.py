@@ -1,7 +1,7 @@
 """mmtune: parameter-efficient multimodal tuning of any Hugging Face language model.
 
-``mmtune.load(folder)`` gives a model and its processor; ``mmtune.build_model(...)`` a fresh one. Names are imported when
-they are first used, so that ``import mmtune`` is quick.
+``mmtune.load(folder)`` gives a model and its processor; ``mmtune.build_model(...)`` a fresh one. Names are imported
+when they are first used, so that ``import mmtune`` is quick.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Makes transformers' Auto classes know mmtune without importing transformers, or torch, before somebody else does.
 
-A stand-in is registered as the configuration class of ``mmtune``. The first ``from_pretrained`` of a checkpoint asks it
-for a configuration; only then, with every module of transformers long loaded, the real classes are imported and register
-themselves.
+A stand-in is registered as the configuration class of ``mmtune``. The first ``from_pretrained`` of a checkpoint asks
+it for a configuration; only then, with every module of transformers long loaded, the real classes are imported and
+register themselves.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from mmtune.core.perception import Perception
 class Slot:
     """One plain attribute, shared by a model and its hooks.
 
-    A plain attribute keeps ``torch.compile`` free of graph breaks; a ContextVar costs one at every site (docs/adr/0002).
+    A plain attribute keeps ``torch.compile`` free of graph breaks; a ContextVar costs one a site (docs/adr/0002).
     """
 
     __slots__ = ("perception",)

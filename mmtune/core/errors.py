@@ -148,4 +148,6 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str], *, where: str | 
     guess = nearest(given, names)
     hint = f" Did you mean '{guess}'?" if guess else ""
     fix = f"use '{guess}'" if guess else f"use one of: {', '.join(names)}"
-    return UsageError(f"Unknown {kind} '{given}'.{hint} Allowed: {', '.join(names)}.", where=where, fix=fix, allowed=names)
+    return UsageError(
+        f"Unknown {kind} '{given}'.{hint} Allowed: {', '.join(names)}.", where=where, fix=fix, allowed=names
+    )

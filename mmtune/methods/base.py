@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from mmtune.core import config
 from mmtune.core.conditioning import Slot
-from mmtune.core.config import Settings
 from mmtune.core.perception import Features, Perception
 from mmtune.hosts.host import Host
 from mmtune.modalities.base import Modality
@@ -28,16 +28,16 @@ class Method(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    Settings: ClassVar[type[Settings]]
+    Settings: ClassVar[type[config.Settings]]
     masked_slots: ClassVar[bool] = False  # True: placeholders keep their position but nothing attends to them
     neutral_at_init: ClassVar[bool] = False  # True: a fresh method leaves the language model's answers unchanged
 
-    def __init__(self, settings: Settings, lm: Host, modalities: Mapping[str, Modality]) -> None:
+    def __init__(self, settings: config.Settings, lm: Host, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
         self.settings = settings
         self.hidden_size = lm.hidden_size
 
-    def attach(self, lm: Host, encoders: Mapping[str, nn.Module], slot: Slot) -> None:  # noqa: B027
+    def attach(self, lm: Host, encoders: Mapping[str, nn.Module], slot: Slot) -> None:
         """Put hooks on the sites this method changes. Base weights keep their names. Token methods need none."""
 
     def placeholders(self, modality: str, positions: int) -> int:

@@ -34,12 +34,15 @@ class LLaVA(Method):
     def __init__(self, settings: LLaVASettings, lm: Host, modalities: Mapping[str, Modality]) -> None:
         super().__init__(settings, lm, modalities)
         self.projector = nn.ModuleDict(
-            {name: Projector(settings.projector, modality.width, lm.hidden_size) for name, modality in modalities.items()}
+            {
+                name: Projector(settings.projector, modality.width, lm.embedding_size)
+                for name, modality in modalities.items()
+            }
         )
         # The learned end of a row of tiles (LLaVA-1.6); only modalities that lay tiles out have one.
         self.line_break = nn.ParameterDict(
             {
-                name: nn.Parameter(torch.randn(lm.hidden_size) / lm.hidden_size**0.5)
+                name: nn.Parameter(torch.randn(lm.embedding_size) / lm.embedding_size**0.5)
                 for name, modality in modalities.items()
                 if modality.has_line_breaks
             }

@@ -83,7 +83,10 @@ class VLoRA(Method):
             initialization=settings.initialization,
         )
         self.delta_b = nn.ParameterDict(
-            {kind: nn.Parameter(torch.zeros(len(sites), sites[0].out_features, settings.rank)) for kind, sites in self.sites.items()}
+            {
+                kind: nn.Parameter(torch.zeros(len(sites), sites[0].out_features, settings.rank))
+                for kind, sites in self.sites.items()
+            }
         )
 
     def _decoder_shapes(self) -> list[tuple[int, int]]:
@@ -143,7 +146,7 @@ class VLoRA(Method):
             by_kind = dict(zip(self.sites, outputs, strict=True))
         else:
             by_kind = dict(zip(self.sites, outputs[0].chunk(len(self.sites), dim=1), strict=True))  # type-major
-        return {kind: output.unflatten(-1, (-1, self.config.rank)) for kind, output in by_kind.items()}
+        return {kind: output.view(*output.shape[:-1], -1, self.config.rank) for kind, output in by_kind.items()}
 
     def roles(self) -> Mapping[str, list[nn.Parameter]]:
         """``generator`` and ``delta_b``, which wants a higher learning rate on small data."""

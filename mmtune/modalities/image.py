@@ -46,7 +46,9 @@ class ImageModality(Modality):
     data_key = "images"
     settings: ImageSettings
 
-    def __init__(self, source: str, revision: str | None, settings: ImageSettings, encoder: PreTrainedConfig, processor: Any) -> None:
+    def __init__(
+        self, source: str, revision: str | None, settings: ImageSettings, encoder: PreTrainedConfig, processor: Any
+    ) -> None:
         self.source = source
         self.revision = revision
         self.settings = settings
@@ -80,7 +82,9 @@ class ImageModality(Modality):
         parsed = config.parse_settings(ImageSettings, settings or {}, where="encoders.image.settings")
         try:
             found = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-            processor = AutoImageProcessor.from_pretrained(source, revision=revision, backend="pil", trust_remote_code=False)
+            processor = AutoImageProcessor.from_pretrained(
+                source, revision=revision, backend="pil", trust_remote_code=False
+            )
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"No vision encoder can be read from '{source}': {_first_line(error)}",

@@ -35,15 +35,23 @@ def open_picture(item: Any) -> Image.Image:
     except FileNotFoundError as error:
         raise MediaError(f"No such picture: {where}", where=str(where), fix="check the path") from error
     except IsADirectoryError as error:
-        raise MediaError(f"A folder was given, not a picture: {where}", where=str(where), fix="name a file in it") from error
+        raise MediaError(
+            f"A folder was given, not a picture: {where}", where=str(where), fix="name a file in it"
+        ) from error
     except UnidentifiedImageError as error:
         raise MediaError(
-            f"Not a picture, or a damaged one: {where}", where=str(where), fix="give a PNG, JPEG, WebP, GIF, BMP or TIFF"
+            f"Not a picture, or a damaged one: {where}",
+            where=str(where),
+            fix="give a PNG, JPEG, WebP, GIF, BMP or TIFF",
         ) from error
     except PermissionError as error:
-        raise MediaError(f"No permission to read {where}", where=str(where), fix="change the file's permissions") from error
+        raise MediaError(
+            f"No permission to read {where}", where=str(where), fix="change the file's permissions"
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's several words for damaged files
-        raise MediaError(f"The picture is damaged: {error}", where=str(where), fix="save it again or remove it") from error
+        raise MediaError(
+            f"The picture is damaged: {error}", where=str(where), fix="save it again or remove it"
+        ) from error
 
 
 def _open(item: Any) -> Image.Image:
@@ -73,7 +81,7 @@ def _decode_uri(uri: str) -> bytes:
 def _upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        low, high = image.getextrema()
+        high = image.getextrema()[1]
         scale = 255.0 / 65535.0 if isinstance(high, (int, float)) and high > 255 else 1.0
         image = image.convert("F").point(lambda value: value * scale).convert("L")
     return image.convert("RGB")

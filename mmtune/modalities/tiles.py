@@ -30,7 +30,9 @@ def best_resolution(size: tuple[int, int], candidates: Sequence[tuple[int, int]]
     return max(candidates, key=rank)
 
 
-def cut_tiles(image: Image.Image, candidates: Sequence[tuple[int, int]], tile: int) -> tuple[list[Image.Image], tuple[int, int]]:
+def cut_tiles(
+    image: Image.Image, candidates: Sequence[tuple[int, int]], tile: int
+) -> tuple[list[Image.Image], tuple[int, int]]:
     """The whole picture as one square tile, then the tiles of its best resolution in row-major order.
 
     Returns:
@@ -70,7 +72,9 @@ def lay_out(size: tuple[int, int], grid: tuple[int, int], side: int, merge: str,
     whole = torch.arange(positions)
     if rows * columns == 0:
         return whole
-    spatial = torch.arange(rows * columns * positions).view(rows, columns, positions)[..., int(class_token) :] + positions
+    spatial = (
+        torch.arange(rows * columns * positions).view(rows, columns, positions)[..., int(class_token) :] + positions
+    )
     spatial = spatial.view(rows, columns, side, side).transpose(1, 2).reshape(rows * side, columns * side)
     if merge == "spatial":
         return torch.cat([whole, spatial.flatten()])
@@ -80,7 +84,7 @@ def lay_out(size: tuple[int, int], grid: tuple[int, int], side: int, merge: str,
 
 
 def _unpad(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Drop the rows or columns that the padding to the target's aspect covers. Rounded before truncation, as transformers does."""
+    """Drop the rows or columns that are padding; rounded before truncation, as transformers does."""
     height, width = grid.shape
     if size[0] / size[1] > width / height:
         padding = (height - int(round(size[1] * (width / size[0]), 7))) // 2

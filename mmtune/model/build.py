@@ -13,8 +13,6 @@ from transformers.utils import logging as transformers_logging
 
 from mmtune.core.errors import CheckpointError, ResourceError, UsageError
 from mmtune.core.registry import canonical
-
-from mmtune.methods import METHODS
 from mmtune.modalities import MODALITIES
 from mmtune.modalities.base import Modality
 from mmtune.model.checkpoint import ADAPTER_FILE, LORA_FOLDER, check_probe, load_lora, load_method_weights, read_config
@@ -58,7 +56,11 @@ def build_model(
     given = {name: _entry(value) for name, value in (encoders or {"image": NANO}).items()}
     modalities = {name: _modality(name, entry) for name, entry in given.items()}
     entries = {
-        name: {"source": entry["source"], "revision": entry.get("revision"), "settings": modalities[name].settings.model_dump(mode="json")}
+        name: {
+            "source": entry["source"],
+            "revision": entry.get("revision"),
+            "settings": modalities[name].settings.model_dump(mode="json"),
+        }
         for name, entry in given.items()
     }
     base_folder = resolve_source(base, "llm")
@@ -76,7 +78,9 @@ def build_model(
     return model.to(resolve_device(device)), processor
 
 
-def load(source: str | Path, *, device: str = "auto", dtype: str = "auto", attention: str | None = None) -> tuple[MMTuneModel, MMTuneProcessor]:
+def load(
+    source: str | Path, *, device: str = "auto", dtype: str = "auto", attention: str | None = None
+) -> tuple[MMTuneModel, MMTuneProcessor]:
     """Load a checkpoint: a folder, a hub id, or ``nano`` for the bundled one.
 
     Args:
@@ -167,18 +171,26 @@ def resolve_device(device: str) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise UsageError(f"'{device}' is no device.", where="--device", fix="use auto, cpu, cuda, cuda:0 or mps") from error
+        raise UsageError(
+            f"'{device}' is no device.", where="--device", fix="use auto, cpu, cuda, cuda:0 or mps"
+        ) from error
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(found.type, False):
-        raise ResourceError(f"There is no device '{device}' on this machine.", where="--device", fix="use --device cpu or auto")
+        raise ResourceError(
+            f"There is no device '{device}' on this machine.", where="--device", fix="use --device cpu or auto"
+        )
     return found
 
 
-def _assemble(config: MMTuneConfig, modalities: dict[str, Modality], *, dtype: str, attention: str | None, seed: int) -> MMTuneModel:
+def _assemble(
+    config: MMTuneConfig, modalities: dict[str, Modality], *, dtype: str, attention: str | None, seed: int
+) -> MMTuneModel:
     if dtype not in DTYPES:
         raise UsageError(f"Unknown dtype '{dtype}'. Allowed: {', '.join(DTYPES)}.", where="--dtype", fix="use float32")
     language_model = _load_language_model(config, DTYPES[dtype], attention)
-    encoders: dict[str, nn.Module] = {name: modality.load_encoder(DTYPES[dtype]) for name, modality in modalities.items()}
+    encoders: dict[str, nn.Module] = {
+        name: modality.load_encoder(DTYPES[dtype]) for name, modality in modalities.items()
+    }
     for part in (language_model, *encoders.values()):
         part.requires_grad_(False)
     return MMTuneModel(config, language_model, encoders, modalities, seed=seed)
@@ -229,6 +241,3 @@ def _dtype_name(dtype: str | torch.dtype | None, device: torch.device) -> str:
     if dtype in (None, "auto"):
         return "float32" if device.type == "cpu" else "bfloat16"
     return str(dtype)
-
-
-

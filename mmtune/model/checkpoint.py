@@ -51,7 +51,9 @@ def read_config(folder: str | Path) -> MMTuneConfig:
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind != MMTuneConfig.model_type:
         raise CheckpointError(
-            f"'{folder}' is a '{kind}', no mmtune checkpoint.", where=str(path), fix=f"run: mmtune convert {folder} --output DIR"
+            f"'{folder}' is a '{kind}', no mmtune checkpoint.",
+            where=str(path),
+            fix=f"run: mmtune convert {folder} --output DIR",
         )
     return MMTuneConfig.from_dict(values)
 
@@ -133,7 +135,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name} is damaged: {error}", where=str(path), fix="copy or save it again") from error
+        raise CheckpointError(
+            f"{path.name} is damaged: {error}", where=str(path), fix="copy or save it again"
+        ) from error
 
 
 def probe(model: MMTuneModel) -> list[float]:
@@ -158,9 +162,11 @@ def check_probe(model: MMTuneModel, where: str) -> None:
     if expected is None:
         return
     found = probe(model)
-    if len(found) != len(expected) or not torch.allclose(torch.tensor(found), torch.tensor(expected), rtol=2e-2, atol=1e-3):
+    if len(found) != len(expected) or not torch.allclose(
+        torch.tensor(found), torch.tensor(expected), rtol=2e-2, atol=1e-3
+    ):
         raise CheckpointError(
-            f"The base '{model.config.base['source']}' is not the one this checkpoint was trained on: its weights differ.",
+            f"The base '{model.config.base['source']}' is not the one this checkpoint was trained on.",
             where=where,
             fix="give the original base, or restore it at the path that config.json names",
         )

@@ -134,7 +134,9 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             for name, tokens in perception.tokens.items():
                 embeddings = splice_tokens(embeddings, input_ids == self.placeholder_ids[name], tokens)
         elif bool(is_placeholder.any()):
-            raise ShapeError("The text has placeholders but no media came with it.", fix="pass media with the input ids")
+            raise ShapeError(
+                "The text has placeholders but no media came with it.", fix="pass media with the input ids"
+            )
         inputs = {"inputs_embeds": embeddings, "attention_mask": attention_mask}
         return {**inputs, "position_ids": position_ids} if self._takes_positions else inputs
 
@@ -185,7 +187,9 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             yield
             return
 
-        def lower(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def lower(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             positions = kwargs.get("position_ids")
             if kwargs.get("inputs_embeds") is not None or positions is None:
                 return args, kwargs
@@ -198,7 +202,9 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         finally:
             handle.remove()
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """Recompute blocks in backward, each with the perception it ran with in forward.
 
         Hooks run again in backward, after the slot was released; without binding it again their gradients are silently

@@ -60,7 +60,9 @@ class ModelParts:
                 guess = nearest(role, known)
                 hint = f" Did you mean '{guess}'?" if guess else ""
                 raise UsageError(
-                    f"Unknown role '{role}'.{hint} Allowed: {', '.join(known)}.", where="train.roles", fix="change train.roles"
+                    f"Unknown role '{role}'.{hint} Allowed: {', '.join(known)}.",
+                    where="train.roles",
+                    fix="change train.roles",
                 )
             if not known[role]:
                 raise UsageError(f"Role '{role}' has no parameters in this model.", where="train.roles", fix=_fix(role))
@@ -70,7 +72,11 @@ class ModelParts:
     def describe(self) -> list[dict[str, Any]]:
         """One row a component: its role, parameters, how many are trained, and dtypes."""
         method_roles = self.method.roles()
-        finest = {role: params for role, params in method_roles.items() if not any(o.startswith(f"{role}.") for o in method_roles)}
+        finest = {
+            role: params
+            for role, params in method_roles.items()
+            if not any(o.startswith(f"{role}.") for o in method_roles)
+        }
         known = self.roles()
         others = {role: known[role] for role in ("lora", "language", *(f"encoder.{name}" for name in self.encoders))}
         return [
@@ -129,7 +135,7 @@ class ModelParts:
         return [name for name, module in self.language_model.named_modules() if id(module) in wanted]
 
     def checkpoint_language_model(self, options: Mapping[str, Any]) -> None:
-        """Switch on gradient checkpointing in the language model, under its old name that all supported versions have."""
+        """Switch on gradient checkpointing in the language model, by the name that all supported versions have."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             self.language_model.gradient_checkpointing_enable(dict(options))

@@ -47,7 +47,9 @@ def loading_error(source: str, what: str, error: BaseException) -> MMTuneError:
     text = str(error).strip()
     line = text.splitlines()[0] if text else type(error).__name__
     if Path(source).is_dir():
-        return CheckpointError(f"The {what} in '{source}' cannot be loaded: {line}", where=source, fix="check its files")
+        return CheckpointError(
+            f"The {what} in '{source}' cannot be loaded: {line}", where=source, fix="check its files"
+        )
     return ResourceError(
         f"The {what} '{source}' is no folder here and cannot be fetched from the hub: {line}",
         where=source,

@@ -12,7 +12,7 @@ def group_by_owner(features: Features) -> tuple[Tensor, Tensor | None, Tensor]:
     """Lay the items of each sample beside each other.
 
     Returns:
-        values: ``[S, I, P, D]`` for the S samples that have items, I the most items of one sample, zeros where it has fewer.
+        values: ``[S, I, P, D]`` for the S samples that have items, I the most items of one, zeros where it has fewer.
         mask: ``[S, I, P]`` bool, or None when nothing is padded.
         samples: ``[S]`` int64, the index of each of these samples in the batch.
     """

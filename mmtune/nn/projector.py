@@ -41,7 +41,7 @@ def _layers(kind: str, in_features: int, out_features: int) -> list[nn.Module]:
     if kind == "identity":
         if in_features != out_features:
             raise UsageError(
-                f"Projector 'identity' needs equal widths, got encoder {in_features} and language model {out_features}.",
+                f"Projector 'identity' needs equal widths, got {in_features} (encoder) and {out_features} (LM).",
                 fix="use projector 'linear' or 'mlp2x_gelu'",
             )
         return []

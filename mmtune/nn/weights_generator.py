@@ -31,7 +31,9 @@ class DecoderBlock(nn.Module):
         normed = self.norm1(queries)
         queries = queries + self.self_attention(normed, normed, normed, need_weights=False)[0]
         normed = self.norm2(queries)
-        queries = queries + self.cross_attention(normed, patches, patches, key_padding_mask=ignore, need_weights=False)[0]
+        queries = (
+            queries + self.cross_attention(normed, patches, patches, key_padding_mask=ignore, need_weights=False)[0]
+        )
         hidden = nn.functional.gelu(self.feed_forward_in(self.norm3(queries)))
         return queries + self.feed_forward_out(hidden)  # type: ignore[no-any-return]
 
@@ -89,7 +91,9 @@ class WeightsGenerator(nn.Module):
     ) -> None:
         super().__init__()
         if width % heads:
-            raise UsageError(f"The generator's dim {width} is no multiple of its {heads} heads.", fix="change dim or heads")
+            raise UsageError(
+                f"The generator's dim {width} is no multiple of its {heads} heads.", fix="change dim or heads"
+            )
         self.positions = positions
         self.feature_norm = nn.LayerNorm(in_features) if normalize_features else nn.Identity()
         self.visual_projection = nn.Linear(in_features, width)
