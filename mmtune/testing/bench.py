@@ -23,6 +23,9 @@ from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.testing.tiny import save_tiny_lm, save_tiny_vision
 
+# Allowed differences of logits, whose size is about 1. In float64 a mistake stands out from rounding by many orders;
+# some room is left for a method that computes something in float32.
+TOLERANCES = {torch.float64: 1e-5, torch.float32: 2e-4}
 TEMPLATE = "vlora"  # "USER: … ASSISTANT: …", the shortest there is
 _QUESTIONS = ("What is it?", "Say which of these is the larger one.", "How many?", "Now tell me a story.")
 _ANSWERS = ("A cat.", "The second.", "Two of them.", "Once.")
@@ -36,6 +39,7 @@ class Bench:
         name: What is being checked, for messages.
         items: Sources of at least three different items, by modality.
         folder: Scratch space that lives as long as the check.
+        dtype: What the model computes in.
     """
 
     name: str
@@ -43,6 +47,12 @@ class Bench:
     processor: MMTuneProcessor
     items: Mapping[str, Sequence[Any]]
     folder: Path
+    dtype: torch.dtype = torch.float64
+
+    @property
+    def tolerance(self) -> float:
+        """The largest difference of logits that is rounding."""
+        return TOLERANCES[self.dtype]
 
     def row(self, number: int, shown: Sequence[int]) -> Encoded:
         """A conversation that shows some items, by index, of every modality in the midst of its question."""
@@ -107,8 +117,10 @@ def open_bench(
     method: str | type[Method],
     settings: Mapping[str, Any] | None = None,
     *,
+    language_model: str = "llama",
     encoders: Mapping[str, str | Mapping[str, Any]] | None = None,
     items: Mapping[str, Sequence[Any]] | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Iterator[Bench]:
     """Build a tiny language model of four layers with a method in it; an image encoder unless others are given."""
     if not isinstance(method, str):
@@ -116,13 +128,15 @@ def open_bench(
     name = method if isinstance(method, str) else method.name
     with TemporaryDirectory(prefix="mmtune-check-") as scratch:
         folder = Path(scratch)
-        base = save_tiny_lm(folder / "llm", "llama", num_hidden_layers=4)
+        base = language_model
+        if not Path(base).is_dir():
+            base = save_tiny_lm(folder / "llm", language_model, num_hidden_layers=4)
         chosen = encoders or {"image": save_tiny_vision(folder / "vision", "clip")}
         # Loading starts from seed 0: with another one here, values that a checkpoint forgets cannot pass unnoticed.
         model, processor = build_model(
             base=base, encoders=chosen, method=name, settings=settings, template=TEMPLATE, device="cpu", seed=1
         )
-        yield Bench(name, model.eval(), processor, items or {"image": pictures()}, folder)
+        yield Bench(name, model.eval(), processor, items or {"image": pictures()}, folder, dtype)
 
 
 def pictures(count: int = 3) -> list[Image.Image]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from mmtune.methods.base import Method
 from mmtune.testing import properties
 from mmtune.testing.bench import Bench, open_bench
@@ -27,8 +29,10 @@ def check_method(
     method: str | type[Method],
     settings: Mapping[str, Any] | None = None,
     *,
+    language_model: str = "llama",
     encoders: Mapping[str, str | Mapping[str, Any]] | None = None,
     items: Mapping[str, Sequence[Any]] | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Report:
     """Check a method on a tiny language model and a tiny encoder, in seconds and without network.
 
@@ -41,8 +45,11 @@ def check_method(
         method: The class, or the name of a registered method.
         settings: Its settings, small ones if the defaults are made for a large model; the language model has 4 layers
             of width 32.
+        language_model: Family of the tiny language model, a ``model_type`` of transformers; or a small model's folder.
         encoders: Modality to encoder folder, a tiny image encoder by default.
         items: Modality to at least three different items; random pictures by default.
+        dtype: ``float64`` tells mistakes from rounding best; ``float32`` for a language model that cannot do that, as
+            mixtures of experts, or those whose softmax is fixed to float32 (gemma2, bloom, mpt).
 
     Returns:
         The findings, with the largest difference of each.
@@ -53,7 +60,8 @@ def check_method(
     Example:
         ``print(check_method(Gist, {"num_tokens": 2}))``
     """
-    with open_bench(method, settings, encoders=encoders, items=items) as bench:
+    opened = open_bench(method, settings, language_model=language_model, encoders=encoders, items=items, dtype=dtype)
+    with opened as bench:
         return check_bench(bench)
 
 
@@ -62,7 +70,7 @@ def check_bench(bench: Bench) -> Report:
     report = Report(bench.name)
     properties.check_neutral(bench, report)
     bench.wake()
-    bench.model.double()
+    bench.model.to(bench.dtype)
     for check in PROPERTIES:
         check(bench, report)
     return report

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from mmtune.core.errors import MediaError, UsageError
 from mmtune.modalities import MODALITIES
 from mmtune.modalities.base import Modality
-from mmtune.testing.bench import open_bench, pictures
+from mmtune.testing.bench import TOLERANCES, open_bench, pictures
 from mmtune.testing.method import check_bench
-from mmtune.testing.properties import TOLERANCE, worst
+from mmtune.testing.properties import worst
 from mmtune.testing.report import Report, broken, difference
 from mmtune.testing.tiny import save_tiny_vision
 
@@ -84,8 +84,10 @@ def _check_alone(modality: Modality, items: Sequence[Any], scratch: Path) -> Rep
             raise broken(modality.name, "positions", what)
     report.add("positions", note=f"{sorted({len(values) for values in alone})} of width {modality.width}")
     together = _real(modality, encoder, raws)
-    report.add("items in a batch", worst(together, alone), TOLERANCE)
-    report.add("items in any order", worst(_real(modality, encoder, raws[::-1]), alone[::-1]), TOLERANCE)
+    report.add("items in a batch", worst(together, alone), TOLERANCES[torch.float64])
+    report.add(
+        "items in any order", worst(_real(modality, encoder, raws[::-1]), alone[::-1]), TOLERANCES[torch.float64]
+    )
     folder = str(scratch / "saved")
     modality.save_source(encoder.float(), folder)
     again = type(modality).from_source(folder, settings=modality.settings.model_dump())

@@ -1,14 +1,14 @@
 """The properties that every method has to have, one function each.
 
 Each takes a bench whose method was woken, so that nothing holds because a factor is still zero; only neutrality is
-asked of a fresh one. All but saving run in float64, where a mistake stands out from rounding by ten orders.
-Shapes: B rows, T positions, V vocabulary.
+asked of a fresh one. Shapes: B rows, T positions, V vocabulary.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from mmtune.model.encoding import Encoded
 from mmtune.testing.bench import Bench
 from mmtune.testing.report import Report, broken, difference
 
-TOLERANCE = 1e-5  # of logits, whose size is about 1; leaves room for a method that computes something in float32
 NEW_TOKENS = 6
 
 
@@ -45,7 +44,7 @@ def check_reaches(bench: Bench, report: Report) -> None:
     """Another item gives other answers; without this all other properties would say nothing."""
     found, expected = bench.alone([bench.row(0, [0]), bench.row(0, [1])])
     changed = difference(found[-1], expected[-1])
-    if not changed > TOLERANCE:
+    if not changed > bench.tolerance:
         raise broken(
             bench.name, "perception reaches the model", f"another item changes the answer by only {changed:.3g}"
         )
@@ -58,7 +57,7 @@ def check_text_only(bench: Bench, report: Report) -> None:
     alone = bench.alone(rows)
     together = bench.logits(bench.batch(rows))
     beside = bench.logits(bench.batch([*rows, bench.row(2, [0])]))[:2]
-    report.add("text-only rows", max(worst(together, alone), worst(beside, alone)), TOLERANCE)
+    report.add("text-only rows", max(worst(together, alone), worst(beside, alone)), bench.tolerance)
     model = bench.model
     model.set_trainable(["method"])
     model.train().zero_grad(set_to_none=True)
@@ -77,7 +76,7 @@ def check_text_only(bench: Bench, report: Report) -> None:
 def check_ragged(bench: Bench, report: Report) -> None:
     """Rows with no, one and two items in one batch equal the same rows alone."""
     rows = bench.ragged()
-    report.add("ragged media", worst(bench.logits(bench.batch(rows)), bench.alone(rows)), TOLERANCE)
+    report.add("ragged media", worst(bench.logits(bench.batch(rows)), bench.alone(rows)), bench.tolerance)
 
 
 def check_permutation(bench: Bench, report: Report) -> None:
@@ -85,14 +84,14 @@ def check_permutation(bench: Bench, report: Report) -> None:
     rows, order = bench.ragged(), [2, 0, 3, 1]
     plain = bench.logits(bench.batch(rows))
     permuted = bench.logits(bench.batch([rows[index] for index in order]))
-    report.add("permuting the batch", worst(permuted, [plain[index] for index in order]), TOLERANCE)
+    report.add("permuting the batch", worst(permuted, [plain[index] for index in order]), bench.tolerance)
 
 
 def check_padding(bench: Bench, report: Report) -> None:
     """Padding on either side changes nothing."""
     rows = [bench.row(0, [0]), bench.row(2, [1, 2])]
     found = [bench.logits(_padded(bench, row, side))[0] for side in ("right", "left") for row in rows]
-    report.add("padding", worst(found, bench.alone(rows) * 2), TOLERANCE)
+    report.add("padding", worst(found, bench.alone(rows) * 2), bench.tolerance)
 
 
 def _padded(bench: Bench, row: Encoded, side: str, amount: int = 5) -> dict[str, Any]:
@@ -118,7 +117,9 @@ def check_checkpointing(bench: Bench, report: Report) -> None:
     for left, right in zip(recomputed, plain, strict=True):
         scale = max(float(right.abs().max()), 1e-6)
         relative = max(relative, difference(left, right) / scale)
-    report.add("gradient checkpointing", relative, TOLERANCE, "relative to the largest gradient of each parameter")
+    report.add(
+        "gradient checkpointing", relative, bench.tolerance, "relative to the largest gradient of each parameter"
+    )
 
 
 def _gradients(bench: Bench) -> list[Tensor]:
@@ -142,9 +143,9 @@ def check_saving(bench: Bench, report: Report) -> None:
     bench.model.save_pretrained(str(folder))
     bench.processor.save_pretrained(folder)
     model, processor = load(folder, device="cpu")
-    again = Bench(bench.name, model.eval(), processor, bench.items, bench.folder)
+    again = replace(bench, model=model.eval(), processor=processor)
     found, expected = (each.logits(each.batch(each.ragged())) for each in (again, bench))
-    bench.model.double()
+    bench.model.to(bench.dtype)
     report.add("save and load", worst(found, expected), 0.0)
 
 
@@ -157,7 +158,7 @@ def check_generation(bench: Bench, report: Report) -> None:
     for prompt, new in zip(prompts, made.sequences.tolist(), strict=True):
         whole = Encoded(prompt.id, prompt.input_ids + new, [], prompt.media, 0)
         expected.append(bench.logits(bench.batch([whole]))[0][len(prompt.input_ids) - 1 : -1])  # [T_new, V]
-    report.add("cached generation", worst(list(found), expected), TOLERANCE)
+    report.add("cached generation", worst(list(found), expected), bench.tolerance)
 
 
 def check_beams(bench: Bench, report: Report) -> None:

@@ -16,7 +16,7 @@ from mmtune.modalities import MODALITIES
 from mmtune.modalities.image import ImageModality
 from mmtune.testing import check_method, check_modality
 from tests.testing import methods
-from tests.tiny import save_tiny_vision
+from tests.tiny import save_tiny_lm, save_tiny_vision
 
 SMALL: dict[str, Any] = {"rank": 4, "dim": 32, "depth": 1, "heads": 2, "every": 2}
 
@@ -43,6 +43,43 @@ def test_methods_conform(method: str | type[Method], settings: dict[str, Any]) -
     report = check_method(method, settings)
     assert len(report.findings) == 10
     assert "properties hold" in str(report)
+
+
+FAMILIES = ["mistral", "qwen2", "qwen3", "gemma", "phi3", "gpt_neox", "opt"]
+MORE_FAMILIES = [
+    "gemma3_text",
+    "phi",
+    "gpt2",
+    "falcon",
+    "olmo2",
+    "smollm3",
+    "granite",
+    "cohere",
+    "starcoder2",
+    "stablelm",
+]
+SINGLE_PRECISION = ["gemma2", "bloom", "mpt", "xglm", "mixtral"]  # they cannot compute in float64
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("method", "settings"), [("llava", {}), ("vlora", {**SMALL, "alpha": 4})])
+def test_methods_conform_on_other_language_models(family: str, method: str, settings: dict[str, Any]) -> None:
+    check_method(method, settings, language_model=family)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*MORE_FAMILIES, *SINGLE_PRECISION])
+@pytest.mark.parametrize(("method", "settings"), [("llava", {}), ("vlora", {**SMALL, "alpha": 4})])
+def test_methods_conform_on_many_language_models(family: str, method: str, settings: dict[str, Any]) -> None:
+    dtype = torch.float32 if family in SINGLE_PRECISION else torch.float64
+    check_method(method, settings, language_model=family, dtype=dtype)
+
+
+@pytest.mark.parametrize(("method", "settings"), [("llava", {}), ("vlora", SMALL)])
+def test_embeddings_may_be_narrower_than_the_layers(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """As in OPT 350m, whose embeddings are projected to the width of its layers."""
+    base = save_tiny_lm(tmp_path, "opt", word_embed_proj_dim=16)
+    check_method(method, settings, language_model=base)
 
 
 @pytest.mark.parametrize(
