@@ -76,7 +76,10 @@ def answer_batch(
     if not rows:
         raise DataError("The file has no rows.", where=str(batch), fix='write {"id": "1", "prompt": "…"} a line')
     partial = output.with_name(output.name + ".part")
-    partial.write_text("", encoding="utf-8")  # notice a folder that cannot be written to before the work
+    from mmtune.train.files import writing
+
+    with writing(partial):  # notice a place that cannot be written to before the work
+        partial.write_text("", encoding="utf-8")
     from mmtune.model.generation import Answer, Decoding, answers, failed
 
     decoding = Decoding(**options)

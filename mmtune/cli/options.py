@@ -58,6 +58,20 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """``--shard 2/4`` as a pair.
+
+    Raises:
+        UsageError: Not of this form, or no such shard.
+    """
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    if index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
+    raise UsageError(f"'{text}' is no shard I/N.", where="--shard", fix="--shard 1/4 for the first of four parts")
+
+
 def settings(given: Sequence[str] | None) -> dict[str, Any]:
     """``--set key=value`` options as a mapping from dotted keys to YAML values.
 

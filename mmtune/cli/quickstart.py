@@ -27,14 +27,18 @@ def run(
     from mmtune.core.registry import canonical
     from mmtune.methods import METHODS
     from mmtune.nano.quickstart import quickstart
+    from mmtune.train.files import writing
 
     names = [canonical(name) for name in method or DEFAULT]
     if "all" in names:
         names = METHODS.names()
     for name in names:
         METHODS.load(name)  # a mistyped name must not wait for the end of the first training
+    with writing(output):  # notice a place that cannot be written to before the work
+        output.mkdir(parents=True, exist_ok=True)
     found = quickstart(tuple(dict.fromkeys(names)), output, seed=seed, progress=training_display(context.obj))
-    return Result(found, _summary(found))
+    errors = [result["error"] for result in found["methods"].values() if "error" in result]
+    return Result(found, _summary(found), exit_code=int(errors[0].get("exit", 1)) if errors else 0)
 
 
 def _summary(found: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mmtune.core.config import parse_settings
-from mmtune.core.errors import RecipeError, UsageError, nearest
+from mmtune.core.errors import CheckpointError, RecipeError, UsageError, nearest
 from mmtune.core.registry import canonical
 from mmtune.train.layers import (
     FLAGS,
@@ -67,6 +67,7 @@ def resolve(
     Raises:
         RecipeError: An unknown key (with the nearest one), a wrong value, broken YAML; with file and line.
         UsageError: No such preset or verb, or no method named anywhere.
+        CheckpointError: The checkpoint to go on from holds another method.
     """
     if verb not in VERBS:
         raise UsageError(f"Unknown training verb '{verb}'.", fix="use pretrain or finetune", allowed=VERBS)
@@ -208,6 +209,10 @@ def _settle_roles(layers: Sequence[Layer], values: dict[str, Any]) -> None:
 
 
 def _refuse_other_base(checkpoint: Layer, merged: dict[str, Any]) -> None:
+    method = checkpoint.values["method"]
+    if canonical(str(merged["method"])) != canonical(str(method)):
+        message = f"The checkpoint holds the method '{method}', '{merged['method']}' is asked for."
+        raise CheckpointError(message, where=checkpoint.name, fix="leave --method out, or give another --model")
     for key, flag in (("base", "--base"), ("vision", "--vision")):
         own, given = checkpoint.values["model"].get(key), section(merged, "model").get(key)
         if own != given:
