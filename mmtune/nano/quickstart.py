@@ -34,6 +34,8 @@ def quickstart(
     output: str | Path = "quickstart",
     *,
     seed: int = 0,
+    base: str = "nano",
+    vision: str = "nano",
     sizes: Mapping[str, int] = SIZES,
     sets: Sequence[str] = (),
     progress: Display | None = None,
@@ -44,6 +46,8 @@ def quickstart(
 
     Args:
         output: Folder for data, runs, answers and ``report.html``.
+        base: Language model to teach; the embedded one unless another is named.
+        vision: Image encoder.
         sizes: Rows of each split of the drawn data.
         sets: ``key=value`` on top of the nano recipes, as ``--set`` takes them.
         progress: Is told what happens.
@@ -57,7 +61,8 @@ def quickstart(
         Interruption: A signal asked to stop.
         MMTuneError: Every method failed; the first error is raised.
     """
-    work = _Workplace(Path(output), seed, dict(sizes), list(sets), progress or LoggingDisplay())
+    settings = {"seed": seed, "base": base, "vision": vision, "sizes": dict(sizes), "sets": list(sets)}
+    work = _Workplace(Path(output), settings, progress or LoggingDisplay())
     found: dict[str, dict[str, Any]] = {}
     errors: list[Exception] = []
     data = work.make_data()
@@ -79,15 +84,18 @@ def quickstart(
 class _Workplace:
     """The folder of one quickstart, with its settings and the time that each part took."""
 
-    def __init__(self, folder: Path, seed: int, sizes: dict[str, int], sets: list[str], display: Display) -> None:
-        self.folder, self.seed, self.sizes, self.sets, self.display = folder, seed, sizes, sets, display
-        given = {"seed": seed, "sizes": sizes, "sets": sets}
+    def __init__(self, folder: Path, settings: dict[str, Any], display: Display) -> None:
+        self.folder, self.settings, self.display = folder, settings, display
         path = folder / STATE
         if path.is_file():
             self.state = json.loads(path.read_text(encoding="utf-8"))
-            if self.state["settings"] != given:
+            if self.state["settings"] != settings:
+                old = self.state["settings"]
+                changed = [
+                    f"{key}: {old.get(key)!r} -> {value!r}" for key, value in settings.items() if old.get(key) != value
+                ]
                 raise UsageError(
-                    f"The folder holds a quickstart with {self.state['settings']}, this one has {given}.",
+                    f"The folder holds another quickstart. {'; '.join(changed)}",
                     where=str(folder),
                     fix="give another --output, or remove the folder",
                 )
@@ -97,7 +105,7 @@ class _Workplace:
                 "The folder is not empty and no quickstart.", where=str(folder), fix="give another --output"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        self.state = {"settings": given, "seconds": {}}
+        self.state = {"settings": settings, "seconds": {}}
         self._write()
 
     def make_data(self) -> Path:
@@ -105,7 +113,7 @@ class _Workplace:
         world = self.folder / "world"
         with self.phase("data"):
             if not (world / "dataset.json").is_file():
-                write_dataset(world, seed=self.seed, **self.sizes)
+                write_dataset(world, seed=self.settings["seed"], **self.settings["sizes"])
             for name in ("pretrain", "train", "val"):
                 target = self.prepared(name)
                 if not (target / "manifest.json").is_file():
@@ -173,11 +181,13 @@ def _stage(work: _Workplace, method: str, verb: str, data: str, *, model: str | 
         "method": method,
         "model.checkpoint": model,
         "data.train": [str(work.prepared(data))],
-        "train.seed": work.seed,
+        "train.seed": work.settings["seed"],
     }
-    if verb == "finetune":
+    if model is None:
+        overrides |= {"model.base": work.settings["base"], "model.vision": work.settings["vision"]}
+    else:
         overrides["data.validation"] = [str(work.prepared("val"))]
-    recipe = resolve(verb, overrides=overrides, sets=work.sets)
+    recipe = resolve(verb, overrides=overrides, sets=work.settings["sets"])
     display = _Named(work.display, f"{label(method)}: {'captions' if verb == 'pretrain' else 'questions'}")
     return train(recipe, verb=verb, model=model, output=folder, display=display)
 
@@ -205,9 +215,9 @@ def _finish(work: _Workplace, found: dict[str, dict[str, Any]]) -> dict[str, Any
         work.folder,
         {
             "methods": {name: {**result, "metrics": metrics.get(name, {})} for name, result in found.items()},
-            "seed": work.seed,
+            "seed": work.settings["seed"],
             "seconds": work.seconds("data") + sum(result["seconds"] for result in done.values()),
-            "world": work.sizes,
+            "world": work.settings["sizes"],
             "base": base,
             "environment": _environment(),
         },
@@ -216,7 +226,7 @@ def _finish(work: _Workplace, found: dict[str, dict[str, Any]]) -> dict[str, Any
     return {
         "output": str(work.folder),
         "report": str(report),
-        "seed": work.seed,
+        "seed": work.settings["seed"],
         "seconds": round(work.seconds("data") + sum(result["seconds"] for result in done.values()), 2),
         "methods": found,
         "failed": [name for name in found if name not in done],

@@ -80,15 +80,19 @@ def pick(items: Sequence[Any], wrong: Sequence[bool], count: int) -> list[int]:
     return sorted(chosen)
 
 
-def answer_samples(model: Any, processor: Any, samples: Sequence[Sample], *, count: int = 8) -> list[Shown]:
+def answer_samples(
+    model: Any, processor: Any, samples: Sequence[Sample], *, count: int = 8, template: str | None = None
+) -> list[Shown]:
     """Cards of a few rows, spread over a data set, with the model's greedy answers.
 
     Args:
         model: An ``MMTuneModel``.
         processor: Its ``MMTuneProcessor``.
+        template: Prompt template, the processor's own when absent.
     """
     chosen = [samples[index] for index in spread(count, len(samples))]
-    given = answer(model, processor, chosen, Decoding(max_new_tokens=64), batch_size=count, on_error="record")
+    decoding = Decoding(max_new_tokens=64, template=template)
+    given = answer(model, processor, chosen, decoding, batch_size=count, on_error="record")
     cards = []
     for sample, found in zip(chosen, given, strict=True):
         if found.error is None:

@@ -17,11 +17,14 @@ from mmtune.report.plots import learning_rate_curves, loss_curves, responsive, w
 _PACKAGES = ("mmtune", "torch", "transformers", "peft", "accelerate")
 
 
-def write_run_report(run_dir: str | Path, *, shown: Sequence[Shown] = ()) -> Path:
+def write_run_report(
+    run_dir: str | Path, *, components: Sequence[Mapping[str, Any]] = (), shown: Sequence[Shown] = ()
+) -> Path:
     """Write ``report.html`` and the files of ``plots/`` into a run's folder.
 
     Args:
         run_dir: A folder with ``recipe.yaml``, ``status.json`` and ``metrics.jsonl``; what is missing is left out.
+        components: The model's parts, one row each with the same keys.
         shown: Validation rows with the model's answers, as :func:`mmtune.report.gallery.answer_samples` makes them.
 
     Returns:
@@ -47,7 +50,7 @@ def write_run_report(run_dir: str | Path, *, shown: Sequence[Shown] = ()) -> Pat
         folder=folder.name,
         status=status,
         figures=_figures(status, rows),
-        components=status.get("components") or environment.get("components") or [],
+        components=components,
         settings=flatten(recipe),
         command=_text(folder / "command.txt"),
         environment=_environment(environment),
