@@ -87,6 +87,7 @@ def _open(recipe: Recipe, path: str | Path, *, limit: int | None = None, split: 
         cache=data.cache,
         split=split,
         limit=limit,
+        max_bad_fraction=data.max_bad_fraction,
         allow_urls=data.allow_urls,
         allow_outside=data.allow_outside,
     )

@@ -99,6 +99,7 @@ class Loop:
                 with_media += saw_media
                 metrics.write(row)
                 self._display.step(row)
+                self._track(row)
                 if self.step - first == _CHECK_AFTER:
                     moved(saw_media=with_media >= _CHECK_AFTER - 1)
                 self._between_steps(metrics)
@@ -108,6 +109,16 @@ class Loop:
             moved(saw_media=False)
         if first < self.step and self.saver.last_saved != self.step:
             self._save(metrics)
+
+    def end_tracking(self) -> None:
+        """Let trackers finish their files."""
+        if self._recipe.run.trackers:
+            self._accelerator.end_training()
+
+    def _track(self, row: dict[str, Any]) -> None:
+        if self._recipe.run.trackers:
+            numbers = {key: row[key] for key in ("loss", "grad_norm", "samples_per_second") if row[key] is not None}
+            self._accelerator.log(numbers, step=self.step)
 
     def _between_steps(self, metrics: MetricsFile) -> None:
         if self._stop.name is not None:
@@ -176,7 +187,7 @@ class Loop:
     def _multiplier(self) -> float:
         return rate_multiplier(self._train.schedule, self.step, self.total_steps, self._train.warmup_ratio)
 
-    def _update(self, batches: Sequence[Batch]) -> tuple[float, float, int]:
+    def _update(self, batches: Sequence[Batch]) -> tuple[float, float | None, int]:
         targets = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
         if targets == 0:
             raise NumericalError(
@@ -195,7 +206,7 @@ class Loop:
         self._check_norm(norm, batches)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return loss, norm, targets
+        return loss, norm if math.isfinite(norm) else None, targets
 
     def _forward_backward(self, batch: Batch, targets: int) -> Tensor:
         inputs = {key: to_device(value, self.device) for key, value in batch.items() if key != "ids"}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, set_seed
 
-from mmtune.core.errors import NotPossibleError
+from mmtune.core.errors import NotPossibleError, unknown_name
 from mmtune.train.recipe import Recipe
 from mmtune.train.schema import TrainRecipe
 
@@ -42,7 +43,13 @@ def base_dtype(precision: str, roles: list[str]) -> str:
 
 
 def make_accelerator(recipe: Recipe, precision: str, device: torch.device, project: str | None) -> Accelerator:
-    """A fresh accelerator; an earlier one of this process with other settings is forgotten."""
+    """A fresh accelerator; an earlier one of this process with other settings is forgotten.
+
+    Raises:
+        UsageError: No such tracker.
+        NotPossibleError: A tracker that is not installed.
+    """
+    _check_trackers(recipe)
     AcceleratorState._reset_state(reset_partial_state=True)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
@@ -61,3 +68,14 @@ def seed_everything(train: TrainRecipe) -> None:
     if train.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
+
+
+def _check_trackers(recipe: Recipe) -> None:
+    known = [tracker.value for tracker in LoggerType if tracker is not LoggerType.ALL]
+    installed = {tracker.value for tracker in get_available_trackers()}
+    for name in recipe.run.trackers:
+        if name not in known:
+            raise unknown_name("tracker", name, known, where=recipe.where("run.trackers"))
+        if name not in installed:
+            where = recipe.where("run.trackers")
+            raise NotPossibleError(f"The tracker '{name}' is not installed.", where=where, fix=f"pip install {name}")

@@ -26,8 +26,7 @@ class Ledger:
         self._budget = max_fraction * rows
         self._max_fraction = max_fraction
         self._drops_overlong = drops_overlong
-        self._seen: set[str] = set()
-        self._bad = 0
+        self._seen, self._bad = self._read()
         self.num_rejected = 0
 
     def add(self, rejected: Sequence[Rejected], samples: int) -> None:
@@ -38,14 +37,13 @@ class Ledger:
         """
         for row in rejected:
             self.num_rejected += 1
-            if row.id in self._seen:
-                continue
-            self._seen.add(row.id)
             dropped = self._drops_overlong and isinstance(row.error, OverlongError)
-            self._write(row, samples)
+            if row.id not in self._seen:
+                self._seen.add(row.id)
+                self._bad += not dropped
+                self._write(row, samples, dropped=dropped)
             if dropped:
                 continue
-            self._bad += 1
             if self._budget == 0:
                 raise row.error
             if self._bad > self._budget:
@@ -56,8 +54,15 @@ class Ledger:
                     fix=f"look at {self._path}, or raise data.max_bad_fraction",
                 ) from row.error
 
-    def _write(self, row: Rejected, samples: int) -> None:
+    def _read(self) -> tuple[set[str], int]:
+        """Rows that an earlier part of the run wrote down."""
+        if not self._path.exists():
+            return set(), 0
+        rows = [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
+        return {row["id"] for row in rows}, sum(not row["dropped"] for row in rows)
+
+    def _write(self, row: Rejected, samples: int, *, dropped: bool) -> None:
         error = row.error
         line = {"id": row.id, "source": row.source, "code": error.code, "message": error.message, "where": error.where}
         with writing(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, "after_samples": samples}, ensure_ascii=False) + "\n")
+            file.write(json.dumps({**line, "dropped": dropped, "after_samples": samples}, ensure_ascii=False) + "\n")

@@ -13,6 +13,7 @@ from mmtune.model.build import resolve_device
 from mmtune.train.data_setup import make_data
 from mmtune.train.display import Display, LoggingDisplay, RecordedDisplay
 from mmtune.train.interrupt import StopRequest
+from mmtune.train.layers import flat
 from mmtune.train.lock import RunLock
 from mmtune.train.loop import Loop, total_steps
 from mmtune.train.metrics import Clock, MetricsFile, Totals, first_and_last, peak_memory_bytes
@@ -129,6 +130,8 @@ class _Job:
         recipe, data = self.recipe, self.data
         seed_everything(recipe.train)  # the first step must not depend on how the model was built
         accelerator = make_accelerator(recipe, self.precision, self.device, str(run.folder))
+        if recipe.run.trackers:
+            accelerator.init_trackers("mmtune", config=flat(recipe.model_dump(mode="json")))
         saver = Saver(recipe, run, self.model, self.processor)
         drops = recipe.data.overlong == "drop"
         ledger = Ledger(run.folder / "rejected.jsonl", recipe.data.max_bad_fraction, data.rows, drops_overlong=drops)
@@ -149,11 +152,12 @@ class _Job:
                 loop.run(metrics)
         finally:
             self.display.end()
+        loop.end_tracking()
         self.display.phase("save")
         loop.saver.write_model(run.model)
-        self._report(run)
         result = self._result(run.folder, "completed", run, loop, resumed_from)
         run.set_status("completed", verb=self.verb, **{key: value for key, value in result.items() if key != "status"})
+        self._report(run)
         return result
 
     def _resume(self, run: RunDirectory, loop: Loop) -> int | None:
@@ -180,11 +184,13 @@ class _Job:
     def _report(self, run: RunDirectory) -> None:
         """Pictures and the report are for reading: when they fail, the trained model still counts."""
         try:
+            from mmtune.report.gallery import answer_samples, spread
             from mmtune.report.html import write_run_report
-            from mmtune.report.plots import write_plots
 
-            write_plots(run.folder / "plots", list(run.rows()))
-            write_run_report(run.folder)
+            rows = self.data.validation.mixture if self.data.validation is not None else None
+            samples = [rows.row(index) for index in spread(8, len(rows))] if rows is not None else []
+            shown = answer_samples(self.model, self.processor, samples, template=self.recipe.data.template)
+            write_run_report(run.folder, components=components(self.model, self.groups), shown=shown)
         except Exception as error:
             self.display.note(f"the report could not be written: {type(error).__name__}: {error}")
 

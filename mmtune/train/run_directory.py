@@ -39,6 +39,10 @@ class RunDirectory:
         """Replace ``status.json``."""
         write_json(self.folder / "status.json", {"status": status, "pid": os.getpid(), "time": _now(), **values})
 
+    def update_status(self, **values: Any) -> None:
+        """Change some values of ``status.json``."""
+        write_json(self.folder / "status.json", {**self.status(), "time": _now(), **values})
+
     def write_start(self, recipe: Recipe, command: Sequence[str], extra: Mapping[str, Any]) -> None:
         """Write the resolved recipe, the command and the environment."""
         for name in ("plots", "checkpoints"):

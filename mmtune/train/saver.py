@@ -43,8 +43,8 @@ class Saver:
         Raises:
             ResourceError: The disk is full or cannot be written to.
         """
-        if self.last_saved != step:
-            save_checkpoint(self.run.checkpoints, step, self._model, optimizer, state, keep=self._save.keep)
+        save_checkpoint(self.run.checkpoints, step, self._model, optimizer, state, keep=self._save.keep)
+        self.run.update_status(step=step)
         self.last_saved = step
         self._time = time.monotonic()
 

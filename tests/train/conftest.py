@@ -20,7 +20,7 @@ COLORS = ("red", "green", "blue", "black")
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a tiny language model."""
-    return save_tiny_lm(tmp_path_factory.mktemp("base"), attention_dropout=0.1)
+    return save_tiny_lm(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")

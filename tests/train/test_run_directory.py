@@ -1,0 +1,112 @@
+"""Run directories: names, refusals, locks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmtune.core.errors import UsageError
+from mmtune.train.lock import RunLock
+from mmtune.train.recipe import resolve
+from mmtune.train.run_directory import RunDirectory, choose_folder, clear, newest_finished_run, open_run
+
+RECIPE = resolve("finetune", overrides={"method": "vlora"})
+
+
+def finish(folder: Path, status: str = "completed") -> RunDirectory:
+    folder.mkdir(parents=True)
+    run = RunDirectory(folder)
+    run.write_start(RECIPE, ["mmtune", "finetune", "a b"], {})
+    run.set_status(status, verb="finetune")
+    return run
+
+
+def test_the_default_name_and_taking_up_an_unfinished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    chosen = choose_folder(RECIPE, "finetune", None)
+    assert chosen.parent == Path("runs")
+    assert "_vlora_" in chosen.name
+    older = Path("runs") / f"20200101_{chosen.name.partition('_')[2]}"
+    finish(older, "interrupted")
+    assert choose_folder(RECIPE, "finetune", None) == older
+    assert choose_folder(RECIPE, "pretrain", None) != older
+    RunDirectory(older).set_status("completed")
+    assert choose_folder(RECIPE, "finetune", None) == chosen
+    assert choose_folder(RECIPE, "finetune", Path("x")) == Path("x")
+
+
+def test_a_finished_run_and_another_recipe_are_refused(tmp_path: Path) -> None:
+    finish(tmp_path / "run")
+    with pytest.raises(UsageError, match="finished") as caught:
+        open_run(tmp_path / "run", RECIPE, "finetune", overwrite=False)
+    assert "--overwrite" in str(caught.value.fix)
+    open_run(tmp_path / "run", RECIPE, "finetune", overwrite=True)
+    other = resolve("finetune", overrides={"method": "vlora", "train.seed": 5})
+    with pytest.raises(UsageError, match=r"train.seed: 0 -> 5"):
+        open_run(tmp_path / "run", other, "finetune", overwrite=False)
+    with pytest.raises(UsageError, match="verb: finetune -> pretrain"):
+        open_run(tmp_path / "run", RECIPE, "pretrain", overwrite=False)
+
+
+def test_foreign_folders_and_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("x")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="no run"):
+            open_run(tmp_path, RECIPE, "finetune", overwrite=overwrite)
+    with pytest.raises(UsageError, match="file stands"):
+        open_run(tmp_path / "precious.txt", RECIPE, "finetune", overwrite=False)
+
+
+def test_clearing_keeps_the_lock(tmp_path: Path) -> None:
+    run = finish(tmp_path / "run")
+    with RunLock(run.folder):
+        clear(run.folder)
+        assert [entry.name for entry in run.folder.iterdir()] == [".lock"]
+    assert not list(run.folder.iterdir())
+
+
+def test_a_living_process_holds_its_lock(tmp_path: Path) -> None:
+    hold = f"with RunLock(Path({str(tmp_path)!r})):\n    print('held', flush=True); time.sleep(60)"
+    code = f"import time; from pathlib import Path; from mmtune.train.lock import RunLock\n{hold}"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(UsageError, match=f"in use by process {process.pid}"), RunLock(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with RunLock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "born": "1"})]
+)
+def test_a_lock_of_nobody_is_ignored(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".lock").write_text(text)
+    with RunLock(tmp_path):
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+
+
+def test_the_newest_finished_run(tmp_path: Path) -> None:
+    assert newest_finished_run(tmp_path) is None
+    for number, (name, status) in enumerate([("a", "completed"), ("b", "completed"), ("c", "failed")]):
+        run = finish(tmp_path / name, status)
+        run.model.mkdir()
+        (run.model / "config.json").write_text("{}")
+        os.utime(run.folder / "status.json", (number, number))
+    assert newest_finished_run(tmp_path) == tmp_path / "b"
+
+
+def test_metrics_of_lost_steps_are_dropped(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    run.keep_metrics(2)
+    assert [row["step"] for row in run.rows()] == [1, 2]
