@@ -13,7 +13,7 @@ from mmtune.core.errors import DataError
 from mmtune.data.intake import Ledger, Rejected, Source, take_in
 from mmtune.data.locate import split_files
 from mmtune.data.media import CheckMedia, MediaLookup
-from mmtune.data.prepare import MANIFEST, SCHEMA_NAME
+from mmtune.data.packing import MANIFEST, SCHEMA_NAME
 from mmtune.data.sample import Media, Sample, Turn
 from mmtune.data.shards import ShardReader
 from mmtune.data.tables import FirstRows, JoinedRows, PackedRows, Places, Rows, SampleTable

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import mmtune
-from mmtune.core.errors import DataError, ResourceError, UsageError
-from mmtune.data.drawing import assign, draw, parse_split
-from mmtune.data.intake import Accepted, Ledger, Rejected, Source, take_in
+from mmtune.core.errors import ResourceError, UsageError
+from mmtune.data.drawing import draw, parse_split
+from mmtune.data.intake import Source, take_in
 from mmtune.data.lengths import Lengths
 from mmtune.data.locate import data_files
-from mmtune.data.media import CheckMedia, Found, MediaLookup
-from mmtune.data.sample import Sample
-from mmtune.data.shards import ShardWriter
+from mmtune.data.media import CheckMedia, MediaLookup
+from mmtune.data.packing import PackingJob, Progress
 
-SCHEMA_NAME = "mmtune-data/1"
-MANIFEST = "manifest.json"
-REJECTED = "rejected.jsonl"
-_SPOOL = "rows.spool"
-_REPORT_EVERY = 2000
-
-Progress = Callable[[int, "int | None"], None]
+__all__ = ["prepare"]
 
 
 def prepare(
@@ -82,24 +72,26 @@ def prepare(
     target = Path(output)
     if not 0.0 <= max_bad_fraction <= 1.0:
         raise UsageError(f"A fraction of {max_bad_fraction:g} cannot be.", where="--max-bad-fraction", fix="use 0 to 1")
-    job = _Job(parse_split(split), seed, embed_media, max_bad_fraction, Lengths.of(model), progress)
-    files = [file for name in sources for file in data_files(Path(name))]
-    opened = []
-    for file in files:
-        lookup = MediaLookup(
-            file.parent, media_root, allow_outside=allow_outside, allow_urls=allow_urls, look=check_media != "none"
-        )
-        opened.append(Source.open(file, format, job.shared(lookup)))
     _refuse_existing(target, overwrite)
+    job = PackingJob(parse_split(split), seed, embed_media, max_bad_fraction, Lengths.of(model), progress)
+    rules = {"allow_outside": allow_outside, "allow_urls": allow_urls, "look": check_media != "none"}
+    files = [file for name in sources for file in data_files(Path(name))]
+    opened = [Source.open(file, format, MediaLookup(file.parent, media_root, **rules)) for file in files]
     rows = take_in(opened, check_media, workers=workers or 0, keep=_chosen(opened, max_samples, seed, shard))
+    with _whole(target) as working:
+        manifest = job.run(rows, working, target, opened)
+    return _result(manifest, target, time.monotonic() - began)
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A folder to write into that becomes ``target`` when all went well, and is removed otherwise."""
     working = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         working.mkdir(parents=True)
-        manifest = job.run(rows, working, target, opened)
-        if overwrite and target.exists():
+        yield working
+        if target.exists():
             shutil.rmtree(target)
-        elif target.exists():
-            target.rmdir()  # only an empty folder was let through
         os.replace(working, target)
     except OSError as error:
         raise ResourceError(
@@ -109,104 +101,6 @@ def prepare(
         ) from error
     finally:
         shutil.rmtree(working, ignore_errors=True)
-    return _result(manifest, target, time.monotonic() - began)
-
-
-@dataclass
-class _Job:
-    fractions: Mapping[str, float]
-    seed: int
-    embed: bool
-    max_bad_fraction: float
-    lengths: Lengths | None
-    progress: Progress | None
-    ledger: Ledger = field(default_factory=Ledger)
-    roots: list[str] = field(default_factory=list)
-
-    def shared(self, lookup: MediaLookup) -> MediaLookup:
-        """Note a lookup's folders, so that rows of all sources can point into one list."""
-        self.roots += [root.folder for root in lookup.roots if root.folder not in self.roots]
-        return lookup
-
-    def run(
-        self, rows: Iterator[Accepted | Rejected], working: Path, target: Path, sources: Sequence[Source]
-    ) -> dict[str, Any]:
-        ids = self._spool(rows, working, sources)
-        try:
-            self.ledger.check_budget(self.max_bad_fraction, listed=f"{target}.{REJECTED}")
-        except DataError:
-            if self.ledger.rejected:
-                shutil.copyfile(working / REJECTED, f"{target}.{REJECTED}")
-            raise
-        splits, fingerprint = self._write(working, assign(ids, dict(self.fractions), self.seed))
-        manifest: dict[str, Any] = {
-            "schema": SCHEMA_NAME,
-            "mmtune": mmtune.__version__,
-            "sources": [
-                {"path": str(source.path), "format": source.format, "sha256": source.sha256()} for source in sources
-            ],
-            "rows": self.ledger.accepted,
-            "rejected": self.ledger.rejected,
-            "reasons": dict(sorted(self.ledger.reasons.items())),
-            "leading_answers": self.ledger.leading_answers,
-            "media": self.ledger.media,
-            "media_rules": dict(sorted(self.ledger.rules.items())),
-            "media_roots": self.roots,
-            "embedded": self.embed,
-            "seed": self.seed,
-            "splits": splits,
-            "fingerprint": fingerprint,
-        }
-        if self.lengths is not None:
-            manifest["lengths"] = self.lengths.summary()
-        (working / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        return manifest
-
-    def _spool(self, rows: Iterator[Accepted | Rejected], working: Path, sources: Sequence[Source]) -> list[str]:
-        """Write good rows to a spool and bad ones to their list; the splits need all ids before the first shard."""
-        ids = []
-        lookups = {str(source.path): source.lookup for source in sources}
-        number = {folder: index for index, folder in enumerate(self.roots)}
-        with (
-            (working / _SPOOL).open("w", encoding="utf-8") as spool,
-            (working / REJECTED).open("w", encoding="utf-8") as bad,
-        ):
-            for count, row in enumerate(rows, start=1):
-                self.ledger.add(row)
-                if isinstance(row, Rejected):
-                    bad.write(json.dumps(row.to_json(), ensure_ascii=True) + "\n")
-                else:
-                    roots = lookups[row.sample.source.rpartition(":")[0]].roots
-                    found = [
-                        (item.path, item.rule, number[roots[item.root].folder] if item.root >= 0 else -1)
-                        for item in row.found
-                    ]
-                    spool.write(json.dumps([row.sample.to_json(), found]) + "\n")
-                    ids.append(row.sample.id)
-                    if self.lengths is not None:
-                        self.lengths.add(row.sample)
-                if self.progress is not None and count % _REPORT_EVERY == 0:
-                    self.progress(count, None)
-        return ids
-
-    def _write(self, working: Path, splits: Mapping[str, str]) -> tuple[dict[str, Any], str]:
-        writers = {name: ShardWriter(working, name, self.roots, embed=self.embed) for name in self.fractions}
-        digest = hashlib.sha256()
-        with (working / _SPOOL).open(encoding="utf-8") as spool:
-            for count, line in enumerate(spool, start=1):
-                value, found = json.loads(line)
-                sample = Sample.from_json(value)
-                name = splits[sample.id]
-                writers[name].add(Accepted(sample, tuple(Found(*item) for item in found)))
-                value.pop("source")
-                digest.update(f"{name}\0{json.dumps(value, sort_keys=True)}\n".encode())
-                if self.progress is not None and count % _REPORT_EVERY == 0:
-                    self.progress(count, self.ledger.accepted)
-        (working / _SPOOL).unlink()
-        for writer in writers.values():
-            writer.close()
-        described = {name: {"rows": writer.rows, "files": writer.files} for name, writer in writers.items()}
-        return described, digest.hexdigest()
 
 
 def _chosen(
