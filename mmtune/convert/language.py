@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from mmtune.convert.plan import Part, keep
 from mmtune.convert.tensors import Store, StoredTensor, not_understood, open_folder, read_json, require_shape
@@ -118,8 +120,6 @@ def plain_config(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _known_keys(kind: str) -> frozenset[str]:
-    from transformers import AutoConfig
-
     keys = set(AutoConfig.for_model(kind).to_dict())
     return frozenset(keys - {"_name_or_path", "architectures", "dtype", "transformers_version", "model_type"})
 
@@ -130,9 +130,6 @@ def meta_state(config: Mapping[str, Any], *, where: str) -> dict[str, torch.Tens
     Raises:
         CheckpointError: transformers makes no model of this config.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     try:
         made = AutoConfig.for_model(**config)
         with torch.device("meta"):

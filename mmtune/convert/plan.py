@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mmtune.convert.tensors import StoredTensor
+from mmtune.convert.tensors import StoredTensor, num_elements
 from mmtune.convert.writer import Entry
 
 
@@ -119,6 +119,16 @@ class Plan:
     notes: tuple[str, ...]
     sources: tuple[Path, ...]
     reference: Reference
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all values to write."""
+        return sum(entry.num_bytes for part in self.parts for entry in part.entries)
+
+    @property
+    def num_parameters(self) -> int:
+        """All values to write."""
+        return sum(num_elements(entry.shape) for part in self.parts for entry in part.entries)
 
 
 def keep(tensor: StoredTensor, name: str | None = None, dtype: torch.dtype | None = None) -> Entry:

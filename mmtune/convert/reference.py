@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 
 from mmtune.convert.language import Language
 from mmtune.convert.lora import Lora
@@ -28,9 +30,6 @@ def load_language(
         dtype: Round the values to the precision that they are written in.
         merge: The sum of weight and LoRA is what is written, so that the sum is rounded.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     with init_empty_weights(include_buffers=False):
         made = AutoConfig.for_model(**language.config)
         model = AutoModelForCausalLM.from_config(made, attn_implementation="eager", dtype=torch.float32)
@@ -47,9 +46,6 @@ def load_language(
 
 def load_tower(tower: Tower, dtype: torch.dtype | None) -> nn.Module:
     """The source's vision tower in float32, its values rounded to ``dtype`` when it is written again."""
-    from accelerate import init_empty_weights
-    from transformers import CLIPVisionConfig, CLIPVisionModel
-
     with init_empty_weights(include_buffers=False):
         model = CLIPVisionModel._from_config(CLIPVisionConfig(**tower.config), attn_implementation="eager")
     where = str(tower.place.folder) if tower.place is not None else "inside the checkpoint"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from mmtune.convert.plan import Plan
 from mmtune.core.errors import VerificationError
-
-if TYPE_CHECKING:
-    from mmtune.model.modeling import MMTuneModel
+from mmtune.modalities import MODALITIES
+from mmtune.model.configuration import MMTuneConfig
+from mmtune.model.modeling import MMTuneModel
 
 
 def build_skeleton(folder: Path, plan: Plan) -> MMTuneModel:
@@ -20,12 +20,6 @@ def build_skeleton(folder: Path, plan: Plan) -> MMTuneModel:
     Raises:
         VerificationError: The method would own other tensors than the plan writes.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from mmtune.modalities import MODALITIES
-    from mmtune.model.configuration import MMTuneConfig
-    from mmtune.model.modeling import MMTuneModel
-
     modalities, encoders = {}, {}
     for name, entry in plan.encoders.items():
         local = folder / entry["source"]

@@ -5,20 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
-from types import FrameType
 
 from mmtune.convert.tensors import read_json
 from mmtune.convert.writer import MANIFEST
-from mmtune.core.errors import CheckpointError, Interruption, ResourceError, UsageError
+from mmtune.core.errors import CheckpointError, ResourceError, UsageError
 
+_UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"), (1, "bytes"))
 _MARK = ".mmtune-partial-"  # .NAME.mmtune-partial-PID
-_SPARE_BYTES = 64 * 2**20  # room for configs, tokenizer and headers
+_SPARE_BYTES = 16 * 2**20  # room for configs, tokenizer and headers
 
 
 def check_target(target: Path, sources: list[Path], *, overwrite: bool) -> None:
@@ -69,7 +67,7 @@ def check_space(parent: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(_existing(parent)).free
     if free < num_bytes + _SPARE_BYTES:
         raise ResourceError(
-            f"The converted folder needs {num_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free.",
+            f"The converted folder needs {readable(num_bytes + _SPARE_BYTES)}, the disk has {readable(free)} free.",
             where=str(parent),
             fix="free space, or choose an --output on another disk",
         )
@@ -84,7 +82,6 @@ def building(target: Path) -> Iterator[Path]:
     """A temporary folder beside the target; it becomes the target at the end, or disappears when anything fails.
 
     Raises:
-        Interruption: SIGINT or SIGTERM arrived; nothing is left.
         ResourceError: The disk is full or may not be written.
     """
     parent = target.parent
@@ -92,19 +89,12 @@ def building(target: Path) -> Iterator[Path]:
     temporary = parent / f".{target.name}{_MARK}{os.getpid()}"
     done = False
     try:
-        with _terminable():
-            parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(target)
-            temporary.mkdir()
-            yield temporary
-            _replace(target, temporary)
-            done = True
-    except KeyboardInterrupt as error:
-        raise Interruption(
-            "The conversion was interrupted; nothing is left behind.",
-            where=str(target),
-            fix="run the same command again",
-        ) from error
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        temporary.mkdir()
+        yield temporary
+        _replace(target, temporary)
+        done = True
     except OSError as error:
         raise _translate(error, target) from error
     finally:
@@ -156,18 +146,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block like Ctrl-C, so that it too cleans up; only the main thread may set this."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def readable(num_bytes: int) -> str:
+    """``1.5 MB`` for 1,500,000 bytes."""
+    unit, name = next(((size, name) for size, name in _UNITS if num_bytes >= size), _UNITS[-1])
+    return f"{num_bytes / unit:.1f} {name}"

@@ -6,19 +6,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from mmtune.convert.plan import IMAGE, Part, Picture, Plan, Reference
+from mmtune.convert.target import readable
 from mmtune.convert.tensors import open_folder
 from mmtune.core.errors import VerificationError
-
-if TYPE_CHECKING:
-    from mmtune.model.modeling import MMTuneModel
-    from mmtune.model.processing import MMTuneProcessor
+from mmtune.model.build import load
+from mmtune.model.modeling import MMTuneModel
+from mmtune.model.processing import MMTuneProcessor
 
 RELATIVE_TOLERANCE = 1e-3  # of the largest logit; float32 evaluations of deep models differ by less
 _NEW_TOKENS = 8
@@ -50,7 +50,7 @@ def verify(folder: Path, plan: Plan) -> dict[str, Any]:
     needed, free = plan.reference.num_parameters * _BYTES * 5 // 4, available_memory()
     if free is not None and needed > free:
         count = check_tensors(folder, plan.parts, values=True)
-        sizes = f"needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+        sizes = f"needs {readable(needed)} of memory, {readable(free)} are free"
         note = f"Evaluating the model {sizes}: compared {count} tensors, not logits."
         return {"max_abs_logit_diff": None, "greedy_equal": None, "tensors": count, "note": note}
     cases, expected, answers = _evaluate_source(folder, plan)
@@ -99,8 +99,6 @@ def _evaluate_source(
     folder: Path, plan: Plan
 ) -> tuple[list[Case], list[tuple[Tensor, Tensor]], list[list[tuple[int, float]]]]:
     """Logits and greedy answers of the source; its weights are released again on return."""
-    from mmtune.model.processing import MMTuneProcessor
-
     processor = MMTuneProcessor.from_pretrained(folder)
     vocabulary = min(processor.placeholder_ids.values())
     cases = [_case(processor, vocabulary, with_picture) for with_picture in (True, False)]
@@ -166,8 +164,6 @@ def _compare_model(
     expected: list[tuple[Tensor, Tensor]],
     answers: list[list[tuple[int, float]]],
 ) -> dict[str, Any]:
-    from mmtune.model.build import load
-
     model, _ = load(folder, device="cpu", dtype="float32")
     largest, equal = 0.0, True
     for case, (logits, real), answer in zip(cases, expected, answers, strict=True):

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mmtune.convert.language import dtype_name
 from mmtune.convert.locate import Place, locate
@@ -149,9 +151,6 @@ def _default_preparation(size: int) -> dict[str, Any]:
 
 def _checked(tower: Tower, where: str) -> Tower:
     """The same tower without computed buffers, its tensors exactly those of its config."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import CLIPVisionConfig, CLIPVisionModel
-
     tensors = {name: tensor for name, tensor in tower.tensors.items() if name != _COMPUTED}
     try:
         with torch.device("meta"):

@@ -232,6 +232,7 @@ SHARD_DAMAGES: dict[str, tuple[Damage, str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("name", SHARD_DAMAGES)
 def test_damaged_shards(shards: Path, name: str) -> None:
     (shards.parent / "secret.bin").write_bytes(b"secret")

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mmtune.convert import target as target_module
+from mmtune.convert.interruption import interruptible
 from mmtune.convert.run import convert
 from mmtune.convert.target import building, check_space, check_target
 from mmtune.convert.tensors import open_folder, read_json
@@ -69,7 +70,7 @@ def test_a_failure_keeps_the_old_target(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("mmtune.convert.run.write_manifest", full)
+    monkeypatch.setattr("mmtune.convert.pipeline.write_manifest", full)
     with pytest.raises(ResourceError, match="disk is full"):
         convert(SOURCE, tmp_path / "out", verify=False, overwrite=True)
     with pytest.raises(ResourceError, match="disk is full"):
@@ -92,7 +93,7 @@ def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
     previous = signal.getsignal(signal.SIGTERM)
 
     def terminate() -> None:
-        with building(tmp_path / "out") as folder:
+        with interruptible(tmp_path / "out"), building(tmp_path / "out") as folder:
             (folder / "part").write_text("half")
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -115,7 +116,7 @@ def test_leftovers_of_a_killed_process_go_away(tmp_path: Path) -> None:
 
 def test_too_little_space_is_seen_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target_module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))  # type: ignore[attr-defined]
-    with pytest.raises(ResourceError, match="GB free"):
+    with pytest.raises(ResourceError, match="bytes free"):
         check_space(tmp_path / "not" / "there", 1000)
 
 
