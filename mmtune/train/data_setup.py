@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def make_data(
     tables, weights, validation = _tables(recipe, verb, display)
     mixture = Mixture(tables, weights, recipe.train.seed)
     options = _encode_options(recipe, model, processor, display)
-    workers = recipe.data.workers if recipe.data.workers is not None else (0 if device.type == "cpu" else 4)
+    workers = _workers(recipe.data.workers, device)
     size, pin = recipe.train.batch_size, device.type == "cuda"
     feed = Feed(Encoding(mixture, processor, options), mixture, size, recipe.train.accumulation, workers, pin)
     checked = None
@@ -54,6 +55,12 @@ def make_data(
         str(getattr(table, "fingerprint", "")) for table in (*tables, *([validation] if validation is not None else []))
     ]
     return Data(feed, checked, len(mixture), " ".join(prints))
+
+
+def _workers(given: int | None, device: torch.device) -> int:
+    """Preparing pictures beside an accelerator is worth processes of its own; on the CPU they only compete with it."""
+    wanted = given if given is not None else (0 if device.type == "cpu" else 4)
+    return min(wanted, os.cpu_count() or 1)
 
 
 def _tables(recipe: Recipe, verb: str, display: Display) -> tuple[list[Table], list[float], Table | None]:
