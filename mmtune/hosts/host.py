@@ -181,47 +181,49 @@ def attach_deltas(host: Host, sites: Sequence[Site], slot: Slot) -> list[Removab
     """
     handles: list[RemovableHandle] = []
     for site in sites:
-        handles += _hook_module(site, slot) if site.first is site.last else _hook_span(site, slot)
+        update = _SiteUpdate(site.name, site.columns, slot)
+        if site.first is site.last:
+            handles.append(site.last.register_forward_hook(update.add))
+        else:
+            handles.append(site.first.register_forward_pre_hook(update.keep))
+            handles.append(site.last.register_forward_hook(update.add_to_last))
     return handles
 
 
-def _hook_module(site: Site, slot: Slot) -> list[RemovableHandle]:
-    def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        delta = _find(slot, site.name)
-        return None if delta is None else output + _update(site, args[0], delta, output)
+class _SiteUpdate:
+    """The hooks of one site. Bound methods, not closures: a deep copy of a model then reads the copy of its slot."""
 
-    return [site.last.register_forward_hook(add)]
+    def __init__(self, name: str, columns: Columns | None, slot: Slot) -> None:
+        self.name = name
+        self.columns = columns
+        self.slot = slot
+        self.entered: Tensor | None = None  # the input of the span that is under way, None between calls
 
+    def add(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        delta = self._delta()
+        return None if delta is None else self._added(args[0], delta, output)
 
-def _hook_span(site: Site, slot: Slot) -> list[RemovableHandle]:
-    entered: list[Tensor] = []  # the input of the span that is under way; empty between calls
+    def keep(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.entered = None if self._delta() is None else args[0]
 
-    def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        entered.clear()
-        if _find(slot, site.name) is not None:
-            entered.append(args[0])
+    def add_to_last(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        delta, x = self._delta(), self.entered
+        self.entered = None
+        return None if delta is None or x is None else self._added(x, delta, output)
 
-    def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        delta = _find(slot, site.name)
-        return None if delta is None else output + _update(site, entered.pop(), delta, output)
+    def _delta(self) -> LowRank | None:
+        perception = self.slot.perception
+        return None if perception is None else perception.deltas.get(self.name)
 
-    return [site.first.register_forward_pre_hook(keep), site.last.register_forward_hook(add)]
-
-
-def _find(slot: Slot, name: str) -> LowRank | None:
-    perception = slot.perception
-    return None if perception is None else perception.deltas.get(name)
-
-
-def _update(site: Site, x: Tensor, delta: LowRank, output: Tensor) -> Tensor:
-    if not torch.is_tensor(output):
-        raise NotPossibleError(
-            f"The module at {site.name} returns more than one tensor, so nothing can be added to it.",
-            where=site.name,
-            fix="leave this kind of site out of the method's settings",
-        )
-    update = apply_low_rank(x, delta).to(output.dtype)  # under autocast the map's output is narrower than its input
-    return update if site.columns is None else site.columns.widen(update)
+    def _added(self, x: Tensor, delta: LowRank, output: Tensor) -> Tensor:
+        if not torch.is_tensor(output):
+            raise NotPossibleError(
+                f"The module at {self.name} returns more than one tensor, so nothing can be added to it.",
+                where=self.name,
+                fix="leave this kind of site out of the method's settings",
+            )
+        update = apply_low_rank(x, delta).to(output.dtype)  # under autocast the map's output is narrower than its input
+        return output + (update if self.columns is None else self.columns.widen(update))
 
 
 def _features(module: nn.Module, name: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -131,6 +132,19 @@ def test_compiles_without_graph_breaks(variant: str) -> None:
                 found = compiled(ids, use_cache=False).logits
             torch.testing.assert_close(found, expected)
     assert len(graphs) == 1  # a new picture is no reason to compile again
+
+
+@pytest.mark.parametrize("variant", ["llama", "opt", "gpt2"])
+@torch.no_grad()
+def test_a_copy_reads_its_own_slot(variant: str) -> None:
+    model, slot, perception = prepare(variant)
+    with slot.bind(perception):
+        expected = model(prompts()).logits
+    twin, own = copy.deepcopy((model, slot))
+    plain = twin(prompts()).logits
+    with own.bind(perception):
+        assert torch.equal(twin(prompts()).logits, expected)
+        assert torch.equal(model(prompts()).logits, plain)  # which is not touched by the copy's
 
 
 @torch.no_grad()
