@@ -24,10 +24,11 @@ KINDS = ("text", "slots", "grid", "inline", "blind")
 """text: words; slots: a few vectors, some of them things; grid: 6x6 patch vectors; inline: things added to the words of
 the question; blind: nothing."""
 
+COUNTED = 3
 REPLACED = -50
 """A place whose vector comes from its bag alone."""
 
-TYPE_WEIGHTS = {"color_of_shape": 1.2, "shape_of_color": 1.3, "yesno": 1.4, "count": 0.6}
+TYPE_WEIGHTS = {"color_of_shape": 1.2, "shape_of_color": 1.3, "yesno": 1.4, "count": 0.9}
 
 
 @dataclass
@@ -36,6 +37,9 @@ class Batch:
 
     ``bags`` [rows, length, BAG] are ids of words whose embeddings are added with weight ``bag_scale`` [rows, length];
     ``replace`` marks places that have no token of their own; ``noise`` is the standard deviation added there.
+    ``told`` marks the last token of each thing in a text, ``asked`` the words of questions that name one, both with the
+    thing's index (else -1; ``COUNTED`` where a question counts). ``facts`` [rows, 3, 6] are the things' attributes, as
+    indices, and how many there are.
     """
 
     kind: str
@@ -50,6 +54,9 @@ class Batch:
     bag_scale: FloatArray
     replace: npt.NDArray[np.bool_]
     noise: FloatArray
+    told: IntArray
+    asked: IntArray
+    facts: IntArray
 
 
 class BatchMaker:
@@ -111,7 +118,7 @@ class BatchMaker:
         ids, scored, kinds = self._questions(scenes, bag, together, turns) if turns else self._describe(scenes, bag)
         turns = ids.shape[1]
         width = ids.shape[-1]
-        context, context_bags, context_scale = self._context(kind, scenes, bag)
+        context, context_bags, context_scale, told = self._context(kind, scenes, bag)
         length = context.shape[1]
         full = np.concatenate([context, ids.reshape(rows, turns * width)], axis=1)
         bags = np.zeros((*full.shape, BAG), dtype=np.int64)
@@ -138,7 +145,26 @@ class BatchMaker:
             scale,
             replace,
             noise,
+            np.concatenate([told, np.full((rows, turns * width), -1)], axis=1),
+            self._asked(scenes, bag, full, length, scored.reshape(rows, -1)),
+            self._facts(scenes),
         )
+
+    def _asked(self, scenes: Scenes, bag: IntArray, ids: IntArray, length: int, scored: IntArray) -> IntArray:
+        """Mark the words of the questions that name a thing, and those that count."""
+        marks = np.where(np.isin(ids, self.counting), COUNTED, -1)
+        for thing in range(3):
+            named = (ids[..., None] == bag[:, None, thing, :2]).any(-1) & (thing < scenes.number)[:, None]
+            marks[named] = thing
+        marks[:, :length] = -1
+        marks[:, length:][scored > 0] = -1
+        return marks
+
+    def _facts(self, scenes: Scenes) -> IntArray:
+        """Attribute indices of every thing: shape, colour, size, row, column; last how many things there are."""
+        number = np.broadcast_to(scenes.number[:, None] - 1, scenes.shape.shape)
+        parts = [scenes.shape, scenes.color, scenes.size, scenes.cell // 3, scenes.cell % 3, number]
+        return np.stack(parts, axis=-1)
 
     def _questions(
         self, scenes: Scenes, bag: IntArray, together: npt.NDArray[np.bool_], turns: int
@@ -205,26 +231,28 @@ class BatchMaker:
         same = (scenes.color[:, None] == color[..., None]) & (scenes.shape[:, None] == shape[..., None])
         return color, shape, (same & there[:, None]).any(-1).astype(np.int64)
 
-    def _context(self, kind: str, scenes: Scenes, bag: IntArray) -> tuple[IntArray, IntArray, FloatArray]:
-        """Ids [rows, length] of head and context, and bags and scale of the context's vectors."""
+    def _context(self, kind: str, scenes: Scenes, bag: IntArray) -> tuple[IntArray, IntArray, FloatArray, IntArray]:
+        """Ids [rows, length] of head and context, bags and scale of the context's vectors, ends of things in text."""
         rows = len(scenes.number)
         head = np.broadcast_to(self.head, (rows, len(self.head)))
         space = np.full((rows, 1), self.space)
         if kind == "text":
-            body = self._text(scenes, bag)
-            return np.concatenate([head, body], axis=1), np.zeros((1, 1, BAG), dtype=np.int64), np.zeros((1, 1))
+            body, told = self._text(scenes, bag)
+            told = np.concatenate([np.full(head.shape, -1), told], axis=1)
+            return np.concatenate([head, body], axis=1), np.zeros((1, 1, BAG), dtype=np.int64), np.zeros((1, 1)), told
         head = np.concatenate([head, space], axis=1)
         if kind in ("inline", "blind"):
-            return head, np.zeros((1, 1, BAG), dtype=np.int64), np.zeros((1, 1))
+            return head, np.zeros((1, 1, BAG), dtype=np.int64), np.zeros((1, 1)), np.full(head.shape, -1)
         make = grid_vectors if kind == "grid" else slot_vectors
         bags, scale = make(self.generator, scenes, bag, self.words.nothing)
         body = np.full(scale.shape, REPLACED)
         pad = head.shape[1]
         bags = np.concatenate([np.zeros((rows, pad, BAG), dtype=np.int64), bags], axis=1)
         scale = np.concatenate([np.zeros((rows, pad)), scale], axis=1)
-        return np.concatenate([head, body], axis=1), bags, scale
+        context = np.concatenate([head, body], axis=1)
+        return context, bags, scale, np.full(context.shape, -1)
 
-    def _text(self, scenes: Scenes, bag: IntArray) -> IntArray:
+    def _text(self, scenes: Scenes, bag: IntArray) -> tuple[IntArray, IntArray]:
         """The things in words, in any order; one form for a scene most of the time."""
         draw, rows = self.generator, len(scenes.number)
         order = np.where(np.arange(3) < scenes.number[:, None], draw.random((rows, 3)), 2.0).argsort(1)
@@ -239,4 +267,6 @@ class BatchMaker:
         an = (templates == -6) & (after == -1) & (vowel[..., None] == 1)
         filled = np.where(an, self.article[1], filled)
         filled = np.where((np.arange(3) < scenes.number[:, None])[..., None], filled, ABSENT)
-        return filled.reshape(rows, -1)
+        here = filled != ABSENT
+        last = here & (here.cumsum(2) == here.sum(2, keepdims=True))
+        return filled.reshape(rows, -1), np.where(last, order[..., None], -1).reshape(rows, -1)

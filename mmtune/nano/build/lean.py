@@ -63,20 +63,24 @@ def _additive(mask: Tensor) -> Tensor:
 
 def forward(
     model: LlamaForCausalLM, embeds: Tensor, layout: Layout, added: Tensor | None = None, depth: int = 0
-) -> Tensor:
-    """Final normed hidden states [rows, length, width]; ``added`` joins the residual stream before layer ``depth``."""
-    state = embeds
+) -> tuple[Tensor, list[Tensor]]:
+    """Final normed hidden states [rows, length, width], and the residual stream before each layer.
+
+    ``added`` joins the residual stream before layer ``depth``.
+    """
+    state, before = embeds, []
     heads = model.config.num_attention_heads
     for index, layer in enumerate(model.model.layers):
         if added is not None and index == depth:
             state = state + added
+        before.append(state)
         state = state + _attention(layer.self_attn, _norm(state, layer.input_layernorm), layout, heads)
         hidden = _norm(state, layer.post_attention_layernorm)
         mlp = layer.mlp
         both = functional.linear(hidden, torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).bfloat16())
         gate, up = both.chunk(2, -1)
         state = state + functional.linear(functional.silu(gate) * up, mlp.down_proj.weight.bfloat16())
-    return _norm(state, model.model.norm)
+    return _norm(state, model.model.norm), before
 
 
 def _norm(state: Tensor, norm: nn.Module) -> Tensor:

@@ -20,7 +20,7 @@ from mmtune.nano.build.vocabulary import BOS, EOS, PAD, Words, build_tokenizer
 
 logger = logging.getLogger(__name__)
 
-EASY_ROWS = {"slots": 40, "inline": 8}
+EASY_ROWS = {"slots": 24, "text": 18, "inline": 6}
 FULL_ROWS = {"text": 20, "slots": 10, "grid": 10, "inline": 10, "blind": 2}
 DESCRIBED = ("text", "slots", "grid")
 DESCRIBE_ROWS, DESCRIBE_WEIGHT = 6, 0.1
@@ -37,12 +37,13 @@ class LlmPlan:
     """
 
     steps: int = 1500
-    easy: int = 220
+    easy: int = 120
     turns: int = 10
     matrix_rate: float = 8e-3
     other_rate: float = 3e-3
     warmup: int = 30
     held: float = 0.35
+    hint_weight: float = 0.5
     seed: int = 0
     hidden: int = 128
     layers: int = 4
@@ -67,6 +68,7 @@ class Trainer:
         matrices = [weight for weight in self.model.model.layers.parameters() if weight.ndim == 2]
         known = {id(weight) for weight in matrices}
         others = [weight for weight in self.model.parameters() if id(weight) not in known]
+        others += list(self.reader.hints.parameters())
         muon = torch.optim.Muon(
             matrices, lr=self.plan.matrix_rate, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
         )
@@ -108,8 +110,9 @@ class Trainer:
         """Add the gradient of one batch of one kind."""
         batch = self.maker.batch(kind, rows, turns, 1, maximum, joined)
         depth = int(self.generator.integers(INLINE_DEPTHS)) if kind == "inline" else 0
-        loss = self.reader.loss(batch, depth)
-        (loss * weight).backward()
+        loss, hint = self.reader.loss(batch, depth)
+        ((loss + self.plan.hint_weight * hint) * weight).backward()
+        self.losses[f"{kind} hint"].append(hint.item())
         self.losses[kind if turns else "describe"].append(loss.item())
 
     def _report(self, step: int, seconds: float) -> None:
