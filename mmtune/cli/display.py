@@ -25,13 +25,14 @@ def training_display(console: Console) -> PlainDisplay:
 class PlainDisplay:
     """One plain line every few seconds; nothing when quiet."""
 
-    def __init__(self, console: Console, *, seconds: float = PLAIN_SECONDS) -> None:
+    def __init__(self, console: Console, *, seconds: float | None = None) -> None:
         self._console = console
-        self._seconds = seconds
+        self._seconds = PLAIN_SECONDS if seconds is None else seconds
         self._phase = ""
         self._pace = Pace(None)
         self._unit = "step"
         self._spoken = 0.0
+        self._said = False  # work that is over at once needs no line
 
     def phase(self, name: str) -> None:
         """A part of the work begins ("load", "train", "evaluate")."""
@@ -45,14 +46,15 @@ class PlainDisplay:
     def start(self, total_steps: int | None, first_step: int = 0) -> None:
         """Steps begin; ``first_step`` is where a resumed run goes on."""
         self._pace = Pace(total_steps, first_step, self._unit)
-        self._spoken = 0.0
+        self._spoken = time.monotonic()
+        self._said = False
 
     def step(self, row: Mapping[str, Any]) -> None:
         """One step is done; ``row`` is its row of ``metrics.jsonl``."""
         self._pace.advance(row)
         now = time.monotonic()
-        if now - self._spoken >= self._seconds or self._pace.done == self._pace.total:
-            self._spoken = now
+        if now - self._spoken >= self._seconds or (self._said and self._pace.done == self._pace.total):
+            self._spoken, self._said = now, True
             self._console.note(f"{self._phase}: {self._pace.line()}")
 
     def note(self, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,8 +11,8 @@ from mmtune.cli.console import Result
 from mmtune.cli.display import progress_display
 from mmtune.cli.models import load_for
 from mmtune.cli.options import DEVICE, DTYPE, MEDIA_ROOT, MODEL, POSITIVE, check_data, one_of
-from mmtune.cli.tables import cell, plain_table
-from mmtune.core.errors import NotPossibleError
+from mmtune.cli.summaries import eval_summary
+from mmtune.core.errors import NotPossibleError, ScoreError
 
 
 def run(
@@ -54,24 +54,15 @@ def run(
     if predictions is None:
         network, processor, name = load_for(context.obj, model, device=device, dtype=dtype)
     limits = Limits(max_failures=max_failures, allow_partial=allow_partial, min_score=min_score)
-    with progress_display(context.obj, benchmark) as progress:
-        found = evaluate(
-            network, processor, benchmark=benchmark, data=data, media_root=tuple(media_root or ()), output=output,
-            predictions=predictions, limit=limit, batch_size=batch_size, limits=limits, model_name=name,
-            progress=progress,
-        )  # fmt: skip
-    return Result(found, _summary(found))
-
-
-def _summary(found: dict[str, Any]) -> str:
-    rows = [{"score": name, "value": cell(value)} for name, value in _flat(found.get("scores") or {}).items()]
-    counts = ", ".join(f"{found[name]} {name}" for name in ("missing", "uninferred", "failed") if found.get(name))
-    head = f"{found.get('benchmark')}: {found.get('n')} rows" + (f", {counts}" if counts else "")
-    return plain_table(head, rows) + (f"\n{found['output']}" if found.get("output") else "")
-
-
-def _flat(scores: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in scores.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+    try:
+        with progress_display(context.obj, benchmark) as progress:
+            found = evaluate(
+                network, processor, benchmark=benchmark, data=data, media_root=tuple(media_root or ()), output=output,
+                predictions=predictions, limit=limit, batch_size=batch_size, limits=limits, model_name=name,
+                progress=progress,
+            )  # fmt: skip
+    except ScoreError as error:
+        context.obj.partial = error.result or {}  # the scores stand beside the error
+        context.obj.note(eval_summary(dict(context.obj.partial)))
+        raise
+    return Result(found, eval_summary(found))

@@ -1,4 +1,4 @@
-"""What is told of a training run: a few lines for people, and how far it came when it did not finish."""
+"""A few lines for people about results that have many keys, and how far a run came when it did not finish."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mmtune.cli.console import Console
-from mmtune.cli.tables import duration
+from mmtune.cli.tables import cell, duration, plain_table
 from mmtune.core.errors import MMTuneError
 
 
 def training_summary(found: dict[str, Any]) -> str:
     """What a person wants to know of a finished run."""
+    if found.get("status") == "dry_run":
+        return str(found["recipe"]).rstrip("\n")
     loss = found.get("loss") or {}
     lines = [f"{found.get('status')}: {found.get('method')}, {found.get('steps')} steps"]
     if loss.get("first") is not None and loss.get("last") is not None:
@@ -44,3 +46,18 @@ def run_status_beside_errors(console: Console, recipe: Any, verb: str, output: s
                 "steps": status.get("step"),
             }
         raise
+
+
+def eval_summary(found: dict[str, Any]) -> str:
+    """The scores as a table, and what was counted."""
+    rows = [{"score": name, "value": cell(value)} for name, value in _flat(found.get("scores") or {}).items()]
+    counts = ", ".join(f"{found[name]} {name}" for name in ("missing", "uninferred", "failed") if found.get(name))
+    head = f"{found.get('benchmark')}: {found.get('n')} rows" + (f", {counts}" if counts else "")
+    return plain_table(head, rows) + (f"\n{found['output']}" if found.get("output") else "")
+
+
+def _flat(scores: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in scores.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found

@@ -55,14 +55,13 @@ def run(
     if num_processes is not None and num_processes > 1:
         message = f"{num_processes} processes are asked for, this version trains with one."
         raise NotPossibleError(message, where="--num-processes", fix="--num-processes 1")
-    if tune is not None:
-        tune = one_of("--tune", tune, TUNES)
-    from mmtune.train.recipe import resolve
+    from mmtune.train.recipe import dump, resolve
 
     verb = str(context.command.name)
     flags = {
         "method": method, "model.base": base, "model.vision": vision, "model.checkpoint": model, "data.train": data,
-        "data.media_root": media_root, "tune.kind": tune, "train.epochs": epochs, "train.max_steps": max_steps,
+        "data.media_root": media_root, "tune.kind": tune and one_of("--tune", tune, TUNES),
+        "train.epochs": epochs, "train.max_steps": max_steps,
         "train.batch_size": batch_size, "train.learning_rate": learning_rate, "train.seed": seed, "run.output": output,
         "run.num_processes": num_processes, "run.device": device,
     }  # fmt: skip
@@ -75,4 +74,6 @@ def run(
             resolved, verb=verb, output=Path(output) if output else None, overwrite=overwrite, dry_run=dry_run,
             display=training_display(console), command=console.command,
         )  # fmt: skip
+    if dry_run:
+        found = {**found, "recipe": dump(resolved)}
     return Result(found, training_summary(found))

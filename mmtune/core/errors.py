@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class MMTuneError(Exception):
@@ -123,10 +123,11 @@ class VerificationError(MMTuneError):
 
 
 class ScoreError(MMTuneError):
-    """A score below the minimum that was asked for."""
+    """A score below the minimum that was asked for; ``result`` is the whole result all the same."""
 
     code = "min_score"
     exit_code = 8
+    result: Mapping[str, object] | None = None
 
 
 class Interruption(MMTuneError):

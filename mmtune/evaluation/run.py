@@ -95,7 +95,7 @@ def evaluate(
     result["output"] = str(folder) if folder else None
     if folder:
         _write(folder, result, scored)
-    _check_score(task, scored, limits)
+    _check_score(task, scored, limits, result)
     return result
 
 
@@ -168,16 +168,18 @@ def _check_complete(samples: Sequence[Sample], records: dict[int, Record], limit
         raise DataError(f"All {len(failed)} rows failed; the first: {message}", fix="mend the rows")
 
 
-def _check_score(task: Benchmark, scored: Scores, limits: Limits) -> None:
+def _check_score(task: Benchmark, scored: Scores, limits: Limits, result: dict[str, Any]) -> None:
     if limits.min_score is None or task.primary is None:
         return
     value = float(scored.scores[task.primary])
     if not value >= limits.min_score:
-        raise ScoreError(
+        error = ScoreError(
             f"{task.primary} is {value:.4f}, at least {limits.min_score:.4f} was asked for.",
             where=task.name,
             fix="train longer or on more data, or lower --min-score",
         )
+        error.result = result
+        raise error
 
 
 def _samples(
