@@ -24,6 +24,8 @@ EASY_ROWS = {"slots": 24, "text": 18, "inline": 6}
 FULL_ROWS = {"text": 20, "slots": 10, "grid": 10, "inline": 10, "blind": 2}
 DESCRIBED = ("text", "slots", "grid")
 DESCRIBE_ROWS, DESCRIBE_WEIGHT = 6, 0.1
+POLISH_ROWS = {"text": 10, "slots": 8, "grid": 12, "inline": 10}
+POLISH_DESCRIBE_ROWS, POLISH_DESCRIBE_WEIGHT = 10, 1.0
 JOINED_SHARE = 0.25
 INLINE_DEPTHS = 3
 
@@ -33,7 +35,8 @@ class LlmPlan:
     """How long and how hard to train.
 
     The first ``easy`` steps show things mostly as a few vectors, and at the very start no more than two of them. The
-    rate is warmed up, held for ``held`` of the steps and then brought to zero linearly.
+    rate is warmed up, held for ``held`` of the steps and then brought to zero linearly. At last ``polish`` steps, at
+    ``polish_rate`` of the peak and falling, dwell on ``describe``, whose long answers are learned late.
     """
 
     steps: int = 1500
@@ -44,6 +47,8 @@ class LlmPlan:
     warmup: int = 30
     held: float = 0.35
     hint_weight: float = 0.5
+    polish: int = 300
+    polish_rate: float = 0.3
     seed: int = 0
     hidden: int = 128
     layers: int = 4
@@ -54,7 +59,7 @@ class Trainer:
 
     def __init__(self, plan: LlmPlan, words: Words, log: Path) -> None:
         torch.manual_seed(plan.seed)
-        self.plan, self.log = plan, log
+        self.plan, self.words, self.log = plan, words, log
         self.generator = np.random.default_rng(plan.seed)
         self.maker = BatchMaker(words, self.generator)
         self.judge = BatchMaker(words, np.random.default_rng(plan.seed + 1))
@@ -80,39 +85,71 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the end of the plan."""
-        began = time.monotonic()
-        self.log.write_text(json.dumps(asdict(self.plan)) + "\n")
-        for step in range(self.plan.steps):
+        plan, began = self.plan, time.monotonic()
+        self.log.write_text(json.dumps(asdict(plan)) + "\n")
+        for step in range(plan.steps):
             self._step(step)
-            if step % 50 == 49 or step == self.plan.steps - 1:
+            if step % 50 == 49 or step == plan.steps - 1:
                 self._report(step + 1, time.monotonic() - began)
+        self.prepare_polish()
+        for step in range(plan.polish):
+            self.polish_step(step)
+            if step % 50 == 49 or step == plan.polish - 1:
+                self._report(plan.steps + step + 1, time.monotonic() - began)
+
+    def prepare_polish(self) -> None:
+        """Start over with fresh optimizers and draws, so that this part can also be run from saved weights."""
+        self.generator = np.random.default_rng(self.plan.seed + 2)
+        self.maker = BatchMaker(self.words, self.generator)
+        self.judge = BatchMaker(self.words, np.random.default_rng(self.plan.seed + 3))
+        self.reader.noise.manual_seed(self.plan.seed + 2)
+        self.optimizers = self._optimizers()
+
+    def polish_step(self, step: int) -> None:
+        """Take one step of the last part."""
+        plan = self.plan
+        self._start(plan.polish_rate * max(0.005, 1 - step / plan.polish) * min(1.0, (step + 1) / plan.warmup))
+        for kind, number in POLISH_ROWS.items():
+            joined = bool(self.generator.random() < JOINED_SHARE)
+            self._learn(kind, number, plan.turns, 3, joined, number / sum(POLISH_ROWS.values()), hint=0.0)
+        for kind in DESCRIBED:
+            self._learn(kind, POLISH_DESCRIBE_ROWS, 0, 3, False, POLISH_DESCRIBE_WEIGHT / len(DESCRIBED), hint=0.0)
+        self._finish()
 
     def _step(self, step: int) -> None:
         plan = self.plan
         past = step / plan.steps
         decay = 1.0 if past < plan.held else max(0.005, (1 - past) / (1 - plan.held))
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * decay * min(1.0, (step + 1) / plan.warmup)
-            optimizer.zero_grad()
+        self._start(decay * min(1.0, (step + 1) / plan.warmup))
         easy = step < plan.easy
         rows = EASY_ROWS if easy else FULL_ROWS
         for kind, number in rows.items():
             joined = not easy and bool(self.generator.random() < JOINED_SHARE)
-            self._learn(kind, number, plan.turns, 2 if step < plan.warmup else 3, joined, number / sum(rows.values()))
+            most = 2 if step < plan.warmup else 3
+            self._learn(kind, number, plan.turns, most, joined, number / sum(rows.values()), plan.hint_weight)
         if not easy and step % 2 == 0:
-            self._learn(DESCRIBED[step // 2 % len(DESCRIBED)], DESCRIBE_ROWS, 0, 3, False, DESCRIBE_WEIGHT)
+            kind = DESCRIBED[step // 2 % len(DESCRIBED)]
+            self._learn(kind, DESCRIBE_ROWS, 0, 3, False, DESCRIBE_WEIGHT, plan.hint_weight)
+        self._finish()
+
+    def _start(self, factor: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            optimizer.zero_grad()
+
+    def _finish(self) -> None:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
 
-    def _learn(self, kind: str, rows: int, turns: int, maximum: int, joined: bool, weight: float) -> None:
+    def _learn(self, kind: str, rows: int, turns: int, maximum: int, joined: bool, weight: float, hint: float) -> None:
         """Add the gradient of one batch of one kind."""
         batch = self.maker.batch(kind, rows, turns, 1, maximum, joined)
         depth = int(self.generator.integers(INLINE_DEPTHS)) if kind == "inline" else 0
-        loss, hint = self.reader.loss(batch, depth)
-        ((loss + self.plan.hint_weight * hint) * weight).backward()
-        self.losses[f"{kind} hint"].append(hint.item())
+        loss, hint_loss = self.reader.loss(batch, depth)
+        ((loss + hint * hint_loss) * weight).backward()
+        self.losses[f"{kind} hint"].append(hint_loss.item())
         self.losses[kind if turns else "describe"].append(loss.item())
 
     def _report(self, step: int, seconds: float) -> None:
@@ -129,14 +166,20 @@ class Trainer:
 
 
 def save_llm(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Write weights in float16, configuration and tokenizer."""
+    """Write weights in float16, a configuration that loads them as float32, and the tokenizer."""
     model.generation_config = GenerationConfig(
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False, max_new_tokens=64
     )
-    weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-    model.half().save_pretrained(directory)
-    model.float().load_state_dict(weights)
+    half = {name: weight.detach().half() for name, weight in model.state_dict().items()}
+    model.save_pretrained(directory, state_dict=half)
     tokenizer.save_pretrained(directory)
+    for name, change in (
+        ("config.json", {"dtype": "float32"}),
+        ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}),
+    ):
+        path = directory / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | change, indent=2) + "\n")
+    (directory / "model.safetensors").chmod(0o644)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
