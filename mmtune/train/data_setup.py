@@ -21,6 +21,7 @@ from mmtune.train.feed import Encoding, Feed, Mixture, Table
 from mmtune.train.recipe import Recipe
 
 _VALIDATION_ROWS = 512  # of a prepared folder's own split; a validation set that is named counts in full
+_KEPT_BYTES = 512 * 1024**2  # of prepared media that stay in memory for the next epochs
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,24 @@ def make_data(
     options = _encode_options(recipe, model, processor, display)
     workers = _workers(recipe.data.workers, device)
     size, pin = recipe.train.batch_size, device.type == "cuda"
-    feed = Feed(Encoding(mixture, processor, options), mixture, size, recipe.train.accumulation, workers, pin)
+    keep = 0 if workers or not _repeats(recipe, mixture) else _KEPT_BYTES
+    feed = Feed(Encoding(mixture, processor, options, keep), mixture, size, recipe.train.accumulation, workers, pin)
     checked = None
     if validation is not None and len(validation):
         fixed = Mixture([validation], [1.0], 0)
-        checked = Feed(Encoding(fixed, processor, options), fixed, size, 1, 0)
+        checked = Feed(Encoding(fixed, processor, options, _KEPT_BYTES // 4), fixed, size, 1, 0)
     prints = [
         str(getattr(table, "fingerprint", "")) for table in (*tables, *([validation] if validation is not None else []))
     ]
     return Data(feed, checked, len(mixture), " ".join(prints))
+
+
+def _repeats(recipe: Recipe, mixture: Mixture) -> bool:
+    """Whether some rows are seen more than once."""
+    train = recipe.train
+    by_epochs = train.epochs * mixture.epoch_size
+    by_steps = (train.max_steps or by_epochs) * train.batch_size * train.accumulation
+    return min(by_epochs, by_steps) > len(mixture)
 
 
 def _workers(given: int | None, device: torch.device) -> int:

@@ -77,28 +77,48 @@ class Mixture:
 
 
 class Encoding(Dataset):  # type: ignore[type-arg]
-    """Rows as encoded samples; a row that cannot be used comes as :class:`Rejected`."""
+    """Rows as encoded samples; a row that cannot be used comes as :class:`Rejected`.
 
-    def __init__(self, mixture: Mixture, processor: MMTuneProcessor, options: Mapping[str, Any]) -> None:
+    Args:
+        keep_bytes: Prepared media to keep in memory, so that later epochs need not open them again.
+    """
+
+    def __init__(
+        self, mixture: Mixture, processor: MMTuneProcessor, options: Mapping[str, Any], keep_bytes: int = 0
+    ) -> None:
         self._mixture = mixture
         self._processor = processor
         self._options = dict(options)
+        self._kept: dict[int, Encoded] = {}
+        self._bytes_left = keep_bytes
 
     def __len__(self) -> int:
         return len(self._mixture)
 
     def __getitem__(self, index: int) -> Encoded | Rejected:
+        if index in self._kept:
+            return self._kept[index]
         sample = self._mixture.row(index)
         try:
-            return self._processor.encode(sample, **self._options)
+            encoded = self._processor.encode(sample, **self._options)
         except DataError as error:
             return Rejected(sample.id, sample.source, error)
+        size = _num_bytes(encoded)
+        if size <= self._bytes_left:
+            self._bytes_left -= size
+            self._kept[index] = encoded
+        return encoded
 
     def collate(self, rows: Sequence[Encoded | Rejected]) -> MicroBatch:
         """One batch of the usable rows (None without any), and the others."""
         usable = [row for row in rows if isinstance(row, Encoded)]
         rejected = [row for row in rows if isinstance(row, Rejected)]
         return (self._processor.collate(usable) if usable else None), rejected
+
+
+def _num_bytes(encoded: Encoded) -> int:
+    media = sum(tensor.nbytes for items in encoded.media.values() for item in items for tensor in item.values())
+    return media + 16 * len(encoded.input_ids)  # two lists of references
 
 
 @dataclass(frozen=True)

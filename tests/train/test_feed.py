@@ -87,3 +87,11 @@ def test_workers_change_nothing() -> None:
     errors = [row.error.where for _ in range(5) for _, rows in next(steps) for row in rows]
     steps.close()
     assert errors == ["a3"]
+
+
+def test_rows_are_kept_within_a_budget() -> None:
+    found = feed([Rows("a", 3)], [1.0])
+    keeping = Encoding(found.mixture, Letters(), {}, keep_bytes=40)  # type: ignore[arg-type]
+    first = [keeping[index] for index in range(3)]
+    again = [keeping[index] for index in range(3)]
+    assert [one is other for one, other in zip(first, again, strict=True)] == [True, True, False]
