@@ -67,7 +67,7 @@ def picture_uri(item: Any) -> str | None:
         buffer = io.BytesIO()
         small = max(picture.size) <= 128
         picture.save(buffer, "PNG") if small else picture.save(buffer, "JPEG", quality=85)
-    except (OSError, ValueError, TypeError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, Image.DecompressionBombError) as error:
         _LOG.info("a picture is left out of the report: %s", error)
         return None
     kind = "png" if small else "jpeg"

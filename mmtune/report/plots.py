@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 Theme = Literal["light", "dark"]
 _INK: Mapping[Theme, Mapping[str, Any]] = {
@@ -55,7 +55,7 @@ class Curve:
 
 
 def draw(
-    curves: Sequence[Curve], *, label: str, theme: Theme = "light", size: tuple[float, float] = (6.4, 2.9)
+    curves: Sequence[Curve], *, label: str, theme: Theme = "light", size: tuple[float, float] = (4.5, 2.6)
 ) -> Figure:
     """Draw curves over the training step; the caller saves the figure with :func:`save` or :func:`data_uri`."""
     ink = _INK[theme]
@@ -71,6 +71,7 @@ def draw(
         axes.set_axisbelow(True)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
         axes.margins(x=0.01)
         for spine in axes.spines.values():
             spine.set_color(ink["grid"])
@@ -130,15 +131,10 @@ def _bytes(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def responsive(curves: Sequence[Curve], label: str) -> dict[str, str]:
-    """The same plot as data URIs for light and dark, wide and narrow screens."""
-    sizes = {"wide": (6.4, 2.7), "narrow": (3.7, 2.6)}
+def themed(curves: Sequence[Curve], label: str) -> dict[str, str]:
+    """The same plot as data URIs for light and dark pages."""
     themes: tuple[Theme, Theme] = ("light", "dark")
-    return {
-        f"{theme}_{width}": data_uri(draw(curves, label=label, theme=theme, size=size))
-        for theme in themes
-        for width, size in sizes.items()
-    } | {"label": label}
+    return {theme: data_uri(draw(curves, label=label, theme=theme)) for theme in themes} | {"label": label}
 
 
 def loss_curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:

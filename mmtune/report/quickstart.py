@@ -8,7 +8,7 @@ from typing import Any
 
 from mmtune.report.gallery import Shown
 from mmtune.report.page import render, write_page
-from mmtune.report.plots import Curve, responsive
+from mmtune.report.plots import Curve, themed
 
 LINES = {
     "question_words": (
@@ -135,5 +135,5 @@ def _plots(methods: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
                 steps, values = zip(*points, strict=True)
                 curves.append(Curve(method["label"], steps, values, noisy=True, color=method["tone"]))
         if curves:
-            plots.append(responsive(curves, title))
+            plots.append(themed(curves, title))
     return plots

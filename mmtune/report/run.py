@@ -12,7 +12,7 @@ import yaml
 from mmtune.core.errors import DataError
 from mmtune.report.gallery import Shown
 from mmtune.report.page import flatten, render, write_page
-from mmtune.report.plots import learning_rate_curves, loss_curves, responsive, write_plots
+from mmtune.report.plots import learning_rate_curves, loss_curves, themed, write_plots
 
 _PACKAGES = ("mmtune", "torch", "transformers", "peft", "accelerate")
 
@@ -55,7 +55,7 @@ def write_run_report(
         command=_text(folder / "command.txt"),
         environment=_environment(environment),
         plots=[
-            responsive(curves, label)
+            themed(curves, label)
             for curves, label in (
                 (loss_curves(rows), "loss per target token"),
                 (learning_rate_curves(rows), "learning rate"),
