@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -33,6 +34,16 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "phi3-all-heads": ("phi3", {"num_key_value_heads": 4}),
 }
 REQUIRED = ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "gpt_neox", "opt", "gpt2", "falcon", "bloom", "mpt"]
+
+# One of each layout always; the rest of the slower tests only with `-m slow`.
+SOME_FIRST = [
+    *REQUIRED,
+    *(
+        pytest.param(variant, marks=() if variant in ("falcon-groups", "opt-postnorm") else pytest.mark.slow)
+        for variant in VARIANTS
+        if variant not in REQUIRED
+    ),
+]
 
 _HEADS, _SIZE = 4, 8
 
