@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class Method(nn.Module, ABC):
     Settings: ClassVar[type[config.Settings]]
     masked_slots: ClassVar[bool] = False  # True: placeholders keep their position but nothing attends to them
     neutral_at_init: ClassVar[bool] = False  # True: a fresh method leaves the language model's answers unchanged
+    check_settings: ClassVar[Mapping[str, Any]] = {}  # settings that suit the tiny model of mmtune.testing
 
     def __init__(self, settings: config.Settings, lm: Host, modalities: Mapping[str, Modality]) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ Shapes: B samples, S samples with media, n active layers, r rank.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -54,6 +54,7 @@ class VLoRA(Method):
     Settings = VLoRASettings
     masked_slots = True
     neutral_at_init = True
+    check_settings: ClassVar[Mapping[str, Any]] = {"rank": 4, "dim": 32, "depth": 1, "heads": 2, "every": 2}
 
     def __init__(self, settings: VLoRASettings, lm: Host, modalities: Mapping[str, Modality]) -> None:
         super().__init__(settings, lm, modalities)

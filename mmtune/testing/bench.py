@@ -126,6 +126,8 @@ def open_bench(
     if not isinstance(method, str):
         METHODS.register(method.name, method)
     name = method if isinstance(method, str) else method.name
+    if settings is None:
+        settings = METHODS.load(name).check_settings
     with TemporaryDirectory(prefix="mmtune-check-") as scratch:
         folder = Path(scratch)
         base = language_model

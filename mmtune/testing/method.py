@@ -43,8 +43,7 @@ def check_method(
 
     Args:
         method: The class, or the name of a registered method.
-        settings: Its settings, small ones if the defaults are made for a large model; the language model has 4 layers
-            of width 32.
+        settings: Its settings; its ``check_settings`` by default. The language model has 4 layers of width 32.
         language_model: Family of the tiny language model, a ``model_type`` of transformers; or a small model's folder.
         encoders: Modality to encoder folder, a tiny image encoder by default.
         items: Modality to at least three different items; random pictures by default.

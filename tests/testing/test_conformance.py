@@ -33,13 +33,13 @@ def clean_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("llava", {}),
         ("llava", {"projector": "linear"}),
-        ("vlora", SMALL),
+        ("vlora", None),
         ("vlora", {**SMALL, "placeholder": "none", "types": "qv", "every": 1}),
         ("vlora", {**SMALL, "separate": False, "types": "qkvom", "alpha": None}),
         (methods.Gist, {"rank": 3}),
     ],
 )
-def test_methods_conform(method: str | type[Method], settings: dict[str, Any]) -> None:
+def test_methods_conform(method: str | type[Method], settings: dict[str, Any] | None) -> None:
     report = check_method(method, settings)
     assert len(report.findings) == 10
     assert "properties hold" in str(report)
