@@ -48,6 +48,8 @@ def answer_one(console: Console, request: Request, options: Mapping[str, Any], *
     if body is not None and (request.prompt is not None or any(request.media.values())):
         fix = "put text and media into the message file"
         raise UsageError("--messages comes with its own text and media.", where="--messages", fix=fix)
+    if body is None and request.prompt is None and not any(request.media.values()):
+        raise UsageError("There is nothing to ask about.", fix='mmtune generate --image F, or --prompt "…"')
     from mmtune.model.generation import Decoding, answer
 
     decoding = Decoding(**options)
@@ -97,14 +99,18 @@ def answer_batch(
             found[place] = failed(row_id, error)
     began = time.perf_counter()
     lines = {place: _line(given, name) for place, given in enumerate(found) if given is not None}
-    with progress_display(console, "answer") as progress, partial.open("a", encoding="utf-8") as file:
-        file.writelines(lines.values())
-        for index, given in answers(model, processor, samples, decoding, batch_size=batch_size, on_error="record"):
-            place = places[index]
-            found[place], lines[place] = given, _line(given, name)
-            file.write(lines[place])  # in the order of work: what an interruption leaves behind
-            file.flush()
-            progress(len(lines), len(found))
+    try:
+        with progress_display(console, "answer") as progress, partial.open("a", encoding="utf-8") as file:
+            file.writelines(lines.values())
+            for index, given in answers(model, processor, samples, decoding, batch_size=batch_size, on_error="record"):
+                place = places[index]
+                found[place], lines[place] = given, _line(given, name)
+                file.write(lines[place])  # in the order of work: what an interruption leaves behind
+                file.flush()
+                progress(len(lines), len(found))
+    except KeyboardInterrupt:
+        console.note(f"{len(lines)} answers were ready; they are in {partial}.")
+        raise
     partial.write_text("".join(lines[place] for place in sorted(lines)), encoding="utf-8")
     os.replace(partial, output)
     return _batch_result([one for one in found if one is not None], str(output), name, time.perf_counter() - began)

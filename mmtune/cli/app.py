@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     leading = list(itertools.takewhile(lambda word: word in _COMMON, words))
     rest = words[len(leading) :] or ["--help"]
+    if rest[0] == "help" and len(rest) > 1:
+        rest = [rest[1], "--help"]
     arguments = [rest[0], *leading, *rest[1:]]  # `mmtune --json doctor` is `mmtune doctor --json`
     with Console(as_json=_wants_json(arguments), command=arguments) as console:
         return _guarded(console, arguments[0], arguments)

@@ -66,7 +66,9 @@ def _is_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(error, RuntimeError):
         return False
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # the CPU allocator
+    # The CPU allocator and the drivers below torch raise plain errors.
+    words = ("can't allocate memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _explain_usage(error: BaseException, verb: str | None, arguments: Sequence[str]) -> MMTuneError | None:

@@ -129,6 +129,7 @@ def test_a_batch_keeps_the_order_and_counts_failures(mmtune: Run, checkpoint: Pa
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
+        ((), 2),
         (("--batch", "b.jsonl"), 2),
         (("--output", "x.jsonl"), 2),
         (("--batch", "b.jsonl", "--output", "x", "--prompt", "y"), 2),

@@ -91,6 +91,21 @@ def test_no_write_access(mmtune: Run, checkpoint: Path, data: Path, verb: str, p
     assert time.monotonic() - began < 60, "noticed only after the work"
 
 
+@pytest.mark.parametrize(("signal_name", "output", "code"), [("SIGINT", 1, 75), ("SIGTERM", 1, 75), ("SIGINT", 0, 130)])
+def test_an_interrupted_evaluation(
+    mmtune: Run, checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch, signal_name: str, output: int, code: int
+) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        os.kill(os.getpid(), getattr(signal, signal_name))
+        time.sleep(5)
+
+    monkeypatch.setattr("mmtune.evaluation.run.evaluate", stop)
+    where = ("--output", "scores") if output else ()
+    found = mmtune("eval", "--model", checkpoint, "--benchmark", "qa", "--data", data, *where)
+    assert found.code == code
+    assert "Traceback" not in found.err
+
+
 @contextmanager
 def interrupting(rows: int, *, twice: bool = False) -> Iterator[None]:
     """Press Ctrl-C as soon as so many steps are done."""
