@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ def answer_batch(
     if not rows:
         raise DataError("The file has no rows.", where=str(batch), fix='write {"id": "1", "prompt": "…"} a line')
     partial = output.with_name(output.name + ".part")
-    from mmtune.train.files import writing
+    from mmtune.train.files import write_text, writing
 
     with writing(partial):  # notice a place that cannot be written to before the work
         partial.write_text("", encoding="utf-8")
@@ -111,8 +110,8 @@ def answer_batch(
     except KeyboardInterrupt:
         console.note(f"{len(lines)} answers were ready; they are in {partial}.")
         raise
-    partial.write_text("".join(lines[place] for place in sorted(lines)), encoding="utf-8")
-    os.replace(partial, output)
+    write_text(output, "".join(lines[place] for place in sorted(lines)))
+    partial.unlink()
     return _batch_result([one for one in found if one is not None], str(output), name, time.perf_counter() - began)
 
 

@@ -52,9 +52,6 @@ def run(
     """
     if replay is not None or step is not None:
         raise NotPossibleError("Replaying a step is not part of this version.", where="--replay", fix="leave it out")
-    if num_processes is not None and num_processes > 1:
-        message = f"{num_processes} processes are asked for, this version trains with one."
-        raise NotPossibleError(message, where="--num-processes", fix="--num-processes 1")
     from mmtune.train.recipe import dump, resolve
 
     verb = str(context.command.name)
