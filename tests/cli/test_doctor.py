@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from mmtune.cli import checks
+from mmtune.nano.build import hashes
 from tests.cli.conftest import Run
 
 
@@ -49,8 +49,7 @@ def test_assets_are_checked_against_their_hashes(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     assert checks.check_assets(tmp_path)[0].status == "OK"
-    hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in checks.ASSET_FILES}
-    (tmp_path / "sha256.json").write_text(json.dumps(hashes))
+    hashes.main([str(tmp_path)])
     assert "hashes as published" in checks.check_assets(tmp_path)[0].found
     (tmp_path / "llm/config.json").write_text("changed")
     assert checks.check_assets(tmp_path)[0].status == "FAIL"
@@ -72,3 +71,10 @@ def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
     assert checks.check_cache(tmp_path / "file" / "cache")[0].status == "WARN"
     assert checks.check_disk(tmp_path)[0].status in ("OK", "WARN")
     assert checks.check_disk(tmp_path / "gone")[0].status == "FAIL"
+
+
+def test_the_list_of_hashes_is_that_of_the_embedded_files() -> None:
+    listed = hashes.ASSETS / hashes.LIST
+    if not listed.exists():
+        pytest.skip("the embedded model is not built")
+    assert json.loads(listed.read_text()) == hashes.hashes_of(hashes.ASSETS)

@@ -7,6 +7,7 @@ PARTS = {
     "llm": "mmtune.nano.build.llm",
     "vision": "mmtune.nano.build.vision",
     "gate": "mmtune.nano.build.gate",
+    "hashes": "mmtune.nano.build.hashes",
 }
 
 
