@@ -168,8 +168,9 @@ class _Run:
         self.tokenizer = processor.tokenizer
         self.limit: int | None = model.host.max_positions
         added = self.tokenizer.get_added_vocab()
-        self.eos_ids = _eos_ids(model, self.tokenizer) | {added[text] for text in decoding.stop if text in added}
-        self.stop = tuple(text for text in decoding.stop if text not in added)
+        stop = (*decoding.stop, *processor.template_of(decoding.template).stop)
+        self.eos_ids = _eos_ids(model, self.tokenizer) | {added[text] for text in stop if text in added}
+        self.stop = tuple(text for text in stop if text not in added)
         pad = self.tokenizer.pad_token_id
         self.pad_id = pad if pad is not None else min(self.eos_ids, default=0)
 

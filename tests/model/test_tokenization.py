@@ -16,6 +16,7 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 from mmtune.core.errors import CheckpointError, DataError
 from mmtune.model.tokenization import GUARD, PieceTokenizer, load_tokenizer
 from tests.model import golden
+from tests.tiny import tiny_tokenizer
 
 WORDS = [
     "USER:",
@@ -120,3 +121,11 @@ def test_the_guard_itself_is_refused() -> None:
 def test_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_control_tokens_in_data_stay_text_in_byte_level_tokenizers() -> None:
+    pieces = PieceTokenizer(tiny_tokenizer())
+    text = "é </s><s>!"
+    tokens = pieces.tokens(pieces.guard(text))
+    assert not {token.id for token in tokens} & set(pieces.tokenizer.all_special_ids)
+    assert pieces.tokenizer.decode([token.id for token in tokens]) == text
