@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a conversion: nothing stays behind. Imports nothing heavy, so that it covers imports."""
+"""Ctrl-C and SIGTERM during a conversion leave nothing behind. Imports nothing heavy, so that it covers imports."""
 
 from __future__ import annotations
 

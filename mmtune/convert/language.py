@@ -141,7 +141,22 @@ def meta_state(config: Mapping[str, Any], *, where: str) -> dict[str, torch.Tens
         ) from error
 
 
+def require_count(value: Any, store: Store, *, where: str) -> None:
+    """Refuse a number of layers beyond all reason before a model of that size is laid out.
+
+    Raises:
+        CheckpointError: More layers than there are tensors.
+    """
+    if isinstance(value, int) and value > len(store):
+        raise CheckpointError(
+            f"num_hidden_layers is {value}, but there are {len(store)} tensors in all.",
+            where=where,
+            fix="copy the original config.json and all weight files again",
+        )
+
+
 def _check(own: Store, config: Mapping[str, Any], folder: Path) -> None:
+    require_count(config.get("num_hidden_layers"), own, where=str(folder / "config.json"))
     expected = meta_state(config, where=str(folder / "config.json"))
     unknown = [name for name in own if name not in expected]
     if unknown:

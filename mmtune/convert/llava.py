@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from mmtune.convert.language import dtype_name
 from mmtune.convert.lora import Lora, merged_part, read_lora
-from mmtune.convert.original import TEMPLATE, Original, image_settings, read_original
+from mmtune.convert.original import TEMPLATE, Original, image_settings, notes, read_original
 from mmtune.convert.plan import Part, Plan, Request, keep
 from mmtune.convert.reference_llava import LLaVAReference
 from mmtune.convert.tensors import Store, not_understood, require_shape
@@ -54,13 +53,14 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         parts=tuple(part for part in parts if part is not None),
         base=original.base_entry if not merge else {"source": "language_model", "revision": None, "probe": None},
         encoders={"image": {**original.tower.source, "settings": image}},
+        origins=original.origins,
         settings={"projector": kind},
         tokenizer=original.tokenizer,
         legacy_tokenizer=False,
         template=TEMPLATE,
         dtype=dtype or original.language.dtype,
         max_length=original.max_length,
-        notes=_notes(original, image, request),
+        notes=notes(original, image, request),
         sources=original.sources,
         reference=LLaVAReference(original, image, lora, dtype, merge=merge),
     )
@@ -151,16 +151,3 @@ def _language_parts(original: Original, lora: Lora | None, merge: bool, dtype: t
         return [merged_part(original.language, lora, dtype)]
     parts = [original.language.part(dtype)] if original.base_entry["source"] == "language_model" else []
     return parts if lora is None else [*parts, lora.part(dtype)]
-
-
-def _notes(original: Original, image: Mapping[str, Any], request: Request) -> tuple[str, ...]:
-    notes = []
-    if original.form == "full" and request.llm is not None:
-        notes.append("--llm was not needed: the checkpoint holds its language model.")
-    if original.newline is not None and image.get("merge") != "spatial_unpad":
-        notes.append("model.image_newline was left out: this checkpoint's picture settings never use it.")
-    if original.tower.inside and original.tower.place is None:
-        notes.append("The vision tower was taken from inside the checkpoint; the one it names was not found.")
-    if original.config.get("torch_dtype") not in (None, dtype_name(original.language.dtype)):
-        notes.append(f"Stored as {dtype_name(original.language.dtype)}, whatever config.json says.")
-    return tuple(notes)

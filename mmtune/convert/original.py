@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmtune.convert.language import Language, plain_config, read_language
+from mmtune.convert.language import Language, dtype_name, plain_config, read_language
 from mmtune.convert.locate import Place, locate
 from mmtune.convert.plan import Request
 from mmtune.convert.tensors import Store, StoredTensor, has_weights, not_understood, open_folder, read_json
@@ -51,6 +51,11 @@ class Original:
         if self.base is not None and self.base.hub_id is not None:  # not copied
             return {"source": self.base.hub_id, "revision": self.base.revision, "probe": None}
         return {"source": "language_model", "revision": None, "probe": None}
+
+    @property
+    def origins(self) -> Mapping[str, Path]:
+        """Where the tower was found."""
+        return {"image": self.tower.place.folder if self.tower.place is not None else self.folder}
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -217,3 +222,18 @@ def _pinpoints(value: Any, where: str) -> list[list[int]]:
             where=where,
             fix="copy the original config.json again",
         ) from error
+
+
+def notes(original: Original, image: Mapping[str, Any], request: Request) -> tuple[str, ...]:
+    """What was left out or replaced and why, for the user."""
+    found = []
+    if original.form == "full" and request.llm is not None:
+        found.append("--llm was not needed: the checkpoint holds its language model.")
+    if original.newline is not None and image.get("merge") != "spatial_unpad":
+        found.append("model.image_newline was left out: this checkpoint's picture settings never use it.")
+    if original.tower.inside and original.tower.place is None:
+        found.append("The vision tower was taken from inside the checkpoint; the one it names was not found.")
+    stored = dtype_name(original.language.dtype)
+    if original.config.get("torch_dtype") not in (None, stored):
+        found.append(f"The tensors are stored as {stored}, not as config.json says.")
+    return tuple(found)

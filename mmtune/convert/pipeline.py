@@ -18,7 +18,7 @@ from mmtune.convert.locate import source_folder
 from mmtune.convert.plan import Part, Plan, Request
 from mmtune.convert.skeleton import build_skeleton
 from mmtune.convert.target import building, check_space, check_target
-from mmtune.convert.tensors import read_json
+from mmtune.convert.tensors import read_json, reading
 from mmtune.convert.verify import verify
 from mmtune.convert.writer import parse_size, write_json, write_manifest, write_weights
 from mmtune.core.errors import CheckpointError, unknown_name
@@ -120,7 +120,7 @@ def _write_companions(folder: Path, part: Part) -> None:
 def _write_model_files(folder: Path, plan: Plan) -> None:
     """config.json and the processor, as the model class itself writes them, from a model without memory."""
     skeleton = build_skeleton(folder, plan)
-    with staged_tokenizer(plan) as tokenizer_folder:
+    with staged_tokenizer(plan) as tokenizer_folder, reading(plan.tokenizer, "The tokenizer's files"):
         tokenizer = load_tokenizer(tokenizer_folder)
     if len(tokenizer) > skeleton.host.vocab_size:
         raise CheckpointError(

@@ -94,6 +94,7 @@ class Plan:
         parts: Weights to write; the method's own are the part with an empty folder.
         base: ``source`` and ``revision`` of the language model as the written config names it.
         encoders: For each modality its ``source``, ``revision`` and ``settings``.
+        origins: For each modality the folder its encoder was found in, for messages.
         settings: The method's settings.
         tokenizer: Folder the tokenizer is read from.
         legacy_tokenizer: True when the training ids came from the legacy (fast) form whatever the files say.
@@ -110,6 +111,7 @@ class Plan:
     parts: tuple[Part, ...]
     base: Mapping[str, Any]
     encoders: Mapping[str, Mapping[str, Any]]
+    origins: Mapping[str, Path]
     settings: Mapping[str, Any]
     tokenizer: Path
     legacy_tokenizer: bool

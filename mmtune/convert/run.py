@@ -1,4 +1,4 @@
-"""``convert``: a published checkpoint in, a verified mmtune folder out. Light to import: Ctrl-C is clean from the start."""
+"""``convert``: a published checkpoint in, a verified mmtune folder out. Light to import: Ctrl-C is clean at once."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError
@@ -17,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmtune.core.errors import CheckpointError, MMTuneError, ResourceError
+from mmtune.core.errors import CheckpointError, MMTuneError, NotPossibleError, ResourceError
 
 SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -249,6 +250,28 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError("The file is no JSON object.", where=str(path), fix="copy the file again")
     return value
+
+
+@contextmanager
+def reading(place: Path, what: str, *, instead_of: str | None = None) -> Iterator[None]:
+    """Let other code read files of a checkpoint: whatever damaged ones lead it to is told as such.
+
+    Args:
+        place: Where the files came from.
+        instead_of: The place that is really read, a copy that the user never sees.
+
+    Raises:
+        CheckpointError: Anything went wrong, except what is impossible or short of memory, disk or network.
+    """
+    try:
+        yield
+    except (NotPossibleError, ResourceError):
+        raise
+    except Exception as error:
+        detail = " ".join(str(error).split())[:300] or type(error).__name__
+        detail = detail if instead_of is None else detail.replace(instead_of, str(place))
+        message = f"{what} cannot be used: {detail}"
+        raise CheckpointError(message, where=str(place), fix="copy the original files again") from error
 
 
 def require_shape(tensor: StoredTensor, shape: tuple[int, ...], *, because: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from mmtune.convert.language import dtype_name
+from mmtune.convert.language import dtype_name, require_count
 from mmtune.convert.locate import Place, locate
 from mmtune.convert.plan import Part, Request, keep
 from mmtune.convert.tensors import Store, not_understood, open_folder, read_json, require_shape
@@ -152,6 +152,7 @@ def _default_preparation(size: int) -> dict[str, Any]:
 def _checked(tower: Tower, where: str) -> Tower:
     """The same tower without computed buffers, its tensors exactly those of its config."""
     tensors = {name: tensor for name, tensor in tower.tensors.items() if name != _COMPUTED}
+    require_count(tower.config.get("num_hidden_layers"), tensors, where=where)
     try:
         with torch.device("meta"):
             expected = CLIPVisionModel(CLIPVisionConfig(**tower.config)).state_dict()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmtune.convert.original import TEMPLATE, Original, image_settings, read_original
+from mmtune.convert.original import TEMPLATE, Original, image_settings, notes, read_original
 from mmtune.convert.plan import Part, Plan, Request, change, keep
 from mmtune.convert.reference_vlora import VLoRAReference
 from mmtune.convert.tensors import Store, StoredTensor, not_understood, require_shape
@@ -82,7 +82,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
     sizes = infer(original)
     image = image_settings(original)
     _check_positions(original, sizes, image)
-    alpha = original.config.get("vlora_alpha")
+    alpha = _alpha(original)
     parts = [_method_part(original, sizes, dtype), original.tower.part(dtype)]
     if original.base_entry["source"] == "language_model":
         parts.append(original.language.part(dtype))
@@ -93,6 +93,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         parts=tuple(part for part in parts if part is not None),
         base=original.base_entry,
         encoders={"image": {**original.tower.source, "settings": image}},
+        origins=original.origins,
         settings={
             "rank": sizes.rank,
             "dim": sizes.width,
@@ -108,10 +109,18 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         template=TEMPLATE,
         dtype=dtype or original.language.dtype,
         max_length=original.max_length,
-        notes=(),
+        notes=notes(original, image, request),
         sources=original.sources,
         reference=VLoRAReference(original, sizes, image, alpha, dtype),
     )
+
+
+def _alpha(original: Original) -> float | None:
+    alpha = original.config.get("vlora_alpha")
+    if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, int | float)):
+        where = str(original.folder / "config.json")
+        raise CheckpointError(f"vlora_alpha is {alpha!r}, neither a number nor null.", where=where, fix="copy it again")
+    return alpha
 
 
 def infer(original: Original) -> Dimensions:
