@@ -68,6 +68,14 @@ def test_described_scenes_are_told_whole(words: Words) -> None:
         assert answer.endswith(".")
 
 
+@pytest.mark.parametrize("turns_asked", [0, 4])
+def test_every_scored_token_follows_a_token(words: Words, turns_asked: int) -> None:
+    batch = maker(words).batch("text", 16, turns_asked)
+    rows, places = np.nonzero(batch.scored)
+    assert batch.valid[rows, places].all()
+    assert batch.valid[rows, places - 1].all()
+
+
 def test_inline_adds_only_to_the_words_of_turns(words: Words) -> None:
     batch = maker(words).batch("inline", 12, 5)
     touched = batch.bag_scale > 0

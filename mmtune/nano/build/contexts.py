@@ -208,9 +208,10 @@ class BatchMaker:
         end = np.tile([self.period, EOS], (rows, 1))
         question = self.describing[self.generator.integers(0, len(self.describing), rows)]
         ids = np.concatenate([question, parts, end], axis=1)
-        scored = (ids != ABSENT).astype(np.int64)
-        scored[:, : question.shape[1]] = 0
-        scored[:, -1] = 2
+        scored = np.concatenate([np.zeros_like(question), np.ones_like(parts), np.tile([1, 2], (rows, 1))], axis=1)
+        close = (ids == ABSENT).argsort(axis=1, kind="stable")
+        ids, scored = np.take_along_axis(ids, close, axis=1), np.take_along_axis(scored, close, axis=1)
+        scored[ids == ABSENT] = 0
         return ids[:, None], scored[:, None], np.full((rows, 1), len(SHORT_TYPES))
 
     def _pairs(

@@ -23,9 +23,7 @@ logger = logging.getLogger(__name__)
 EASY_ROWS = {"slots": 24, "text": 18, "inline": 6}
 FULL_ROWS = {"text": 20, "slots": 10, "grid": 10, "inline": 10, "blind": 2}
 DESCRIBED = ("text", "slots", "grid")
-DESCRIBE_ROWS, DESCRIBE_WEIGHT = 6, 0.1
-POLISH_ROWS = {"text": 10, "slots": 8, "grid": 12, "inline": 10}
-POLISH_DESCRIBE_ROWS, POLISH_DESCRIBE_WEIGHT = 10, 1.0
+DESCRIBE_ROWS, DESCRIBE_WEIGHT = 6, 0.3
 JOINED_SHARE = 0.25
 INLINE_DEPTHS = 3
 
@@ -35,11 +33,10 @@ class LlmPlan:
     """How long and how hard to train.
 
     The first ``easy`` steps show things mostly as a few vectors, and at the very start no more than two of them. The
-    rate is warmed up, held for ``held`` of the steps and then brought to zero linearly. At last ``polish`` steps, at
-    ``polish_rate`` of the peak and falling, dwell on ``describe``, whose long answers are learned late.
+    rate is warmed up, held for ``held`` of the steps and then brought to zero linearly.
     """
 
-    steps: int = 1500
+    steps: int = 1200
     easy: int = 120
     turns: int = 10
     matrix_rate: float = 8e-3
@@ -47,8 +44,6 @@ class LlmPlan:
     warmup: int = 30
     held: float = 0.35
     hint_weight: float = 0.5
-    polish: int = 300
-    polish_rate: float = 0.3
     seed: int = 0
     hidden: int = 128
     layers: int = 4
@@ -59,7 +54,7 @@ class Trainer:
 
     def __init__(self, plan: LlmPlan, words: Words, log: Path) -> None:
         torch.manual_seed(plan.seed)
-        self.plan, self.words, self.log = plan, words, log
+        self.plan, self.log = plan, log
         self.generator = np.random.default_rng(plan.seed)
         self.maker = BatchMaker(words, self.generator)
         self.judge = BatchMaker(words, np.random.default_rng(plan.seed + 1))
@@ -91,30 +86,6 @@ class Trainer:
             self._step(step)
             if step % 50 == 49 or step == plan.steps - 1:
                 self._report(step + 1, time.monotonic() - began)
-        self.prepare_polish()
-        for step in range(plan.polish):
-            self.polish_step(step)
-            if step % 50 == 49 or step == plan.polish - 1:
-                self._report(plan.steps + step + 1, time.monotonic() - began)
-
-    def prepare_polish(self) -> None:
-        """Start over with fresh optimizers and draws, so that this part can also be run from saved weights."""
-        self.generator = np.random.default_rng(self.plan.seed + 2)
-        self.maker = BatchMaker(self.words, self.generator)
-        self.judge = BatchMaker(self.words, np.random.default_rng(self.plan.seed + 3))
-        self.reader.noise.manual_seed(self.plan.seed + 2)
-        self.optimizers = self._optimizers()
-
-    def polish_step(self, step: int) -> None:
-        """Take one step of the last part."""
-        plan = self.plan
-        self._start(plan.polish_rate * max(0.005, 1 - step / plan.polish) * min(1.0, (step + 1) / plan.warmup))
-        for kind, number in POLISH_ROWS.items():
-            joined = bool(self.generator.random() < JOINED_SHARE)
-            self._learn(kind, number, plan.turns, 3, joined, number / sum(POLISH_ROWS.values()), hint=0.0)
-        for kind in DESCRIBED:
-            self._learn(kind, POLISH_DESCRIBE_ROWS, 0, 3, False, POLISH_DESCRIBE_WEIGHT / len(DESCRIBED), hint=0.0)
-        self._finish()
 
     def _step(self, step: int) -> None:
         plan = self.plan
@@ -127,8 +98,8 @@ class Trainer:
             joined = not easy and bool(self.generator.random() < JOINED_SHARE)
             most = 2 if step < plan.warmup else 3
             self._learn(kind, number, plan.turns, most, joined, number / sum(rows.values()), plan.hint_weight)
-        if not easy and step % 2 == 0:
-            kind = DESCRIBED[step // 2 % len(DESCRIBED)]
+        if not easy:
+            kind = DESCRIBED[step % len(DESCRIBED)]
             self._learn(kind, DESCRIBE_ROWS, 0, 3, False, DESCRIBE_WEIGHT, plan.hint_weight)
         self._finish()
 
