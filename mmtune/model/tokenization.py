@@ -84,7 +84,8 @@ class PieceTokenizer:
             DataError: A guard that this tokenizer does not keep apart from its neighbours.
         """
         shift = 1 if self._doubles and piece[:1] in (" ", "▁") else 0
-        made = self.tokenizer(" " * shift + piece, add_special_tokens=False, return_offsets_mapping=True)
+        text = " " * shift + piece
+        made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         tokens = [
             Token(token_id, max(0, start - shift), max(0, end - shift))
             for token_id, (start, end) in zip(made["input_ids"], made["offset_mapping"], strict=True)
