@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
 
 from mmtune.core.errors import DataError
 from mmtune.data.dataset import load_samples
@@ -123,3 +124,12 @@ def test_sample_json_round_trip() -> None:
     assert sample.without_answer().turns == sample.turns[:1]
     with pytest.raises(DataError, match="in memory"):
         conversation("What?", media={"image": [object()]}).to_json()
+
+
+def test_forked_workers_read_prepared_data(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "rows.json", good_rows(tmp_path, 9))
+    prepare([path], tmp_path / "out")
+    table = load_samples(tmp_path / "out")
+    assert table[0].id == "r0"  # the parent has files open when the workers start
+    loader = DataLoader(table, batch_size=2, num_workers=2, collate_fn=list)
+    assert [row.id for batch in loader for row in batch] == [f"r{index}" for index in range(9)]
