@@ -56,7 +56,7 @@ def prepare(
         max_bad_fraction: Share of rows that may be rejected.
         split: For example ``train=0.98,val=0.02``; by the hash of the id.
         model: A checkpoint whose processor counts tokens; adds ``lengths`` to the result.
-        workers: Threads that check media; the result does not depend on it.
+        workers: Threads that check media, several for ``decode`` by default; the result does not depend on it.
         overwrite: Replace an existing output.
         progress: Called now and then with rows done and their total if known.
 
@@ -77,7 +77,9 @@ def prepare(
     rules = {"allow_outside": allow_outside, "allow_urls": allow_urls, "look": check_media != "none"}
     files = [file for name in sources for file in data_files(Path(name))]
     opened = [Source.open(file, format, MediaLookup(file.parent, media_root, **rules)) for file in files]
-    rows = take_in(opened, check_media, workers=workers or 0, keep=_chosen(opened, max_samples, seed, shard))
+    if workers is None:
+        workers = min(8, os.cpu_count() or 1) if check_media == "decode" else 0
+    rows = take_in(opened, check_media, workers=workers, keep=_chosen(opened, max_samples, seed, shard))
     with _whole(target) as working:
         manifest = job.run(rows, working, target, opened)
     return _result(manifest, target, time.monotonic() - began)
