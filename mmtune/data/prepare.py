@@ -68,8 +68,7 @@ def prepare(
         UsageError: Settings that cannot be, or an output that exists.
         ResourceError: The output cannot be written.
     """
-    began = time.monotonic()
-    target = Path(output)
+    began, target = time.monotonic(), Path(output)
     if not 0.0 <= max_bad_fraction <= 1.0:
         raise UsageError(f"A fraction of {max_bad_fraction:g} cannot be.", where="--max-bad-fraction", fix="use 0 to 1")
     _refuse_existing(target, overwrite)
@@ -77,12 +76,15 @@ def prepare(
     rules = {"allow_outside": allow_outside, "allow_urls": allow_urls, "look": check_media != "none"}
     files = [file for name in sources for file in data_files(Path(name))]
     opened = [Source.open(file, format, MediaLookup(file.parent, media_root, **rules)) for file in files]
-    if workers is None:
-        workers = min(8, os.cpu_count() or 1) if check_media == "decode" else 0
-    rows = take_in(opened, check_media, workers=workers, keep=_chosen(opened, max_samples, seed, shard))
+    threads = _threads(check_media) if workers is None else workers
+    rows = take_in(opened, check_media, workers=threads, keep=_chosen(opened, max_samples, seed, shard))
     with _whole(target) as working:
         manifest = job.run(rows, working, target, opened)
     return _result(manifest, target, time.monotonic() - began)
+
+
+def _threads(check: CheckMedia) -> int:
+    return min(8, os.cpu_count() or 1) if check == "decode" else 0
 
 
 @contextmanager
