@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmtune.convert.tensors import has_weights, open_folder, read_json
+from mmtune.convert.damage import read_json
+from mmtune.convert.tensors import has_weights, open_folder
 from mmtune.core.errors import CheckpointError, NotPossibleError
 
 READABLE = ("llava", "vlora")

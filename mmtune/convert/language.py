@@ -13,8 +13,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from mmtune.convert.damage import read_json
 from mmtune.convert.plan import Part, keep
-from mmtune.convert.tensors import Store, StoredTensor, not_understood, open_folder, read_json, require_shape
+from mmtune.convert.tensors import Store, StoredTensor, not_understood, open_folder, require_shape
 from mmtune.core.errors import CheckpointError, NotPossibleError
 
 # model_type of an original -> the plain decoder inside it.

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmtune.convert.damage import read_json
 from mmtune.convert.language import Language, dtype_name
 from mmtune.convert.original import Original
 from mmtune.convert.plan import Part, change, keep
-from mmtune.convert.tensors import Store, StoredTensor, not_understood, open_folder, read_json, require_shape
+from mmtune.convert.tensors import Store, StoredTensor, not_understood, open_folder, require_shape
 from mmtune.core.errors import CheckpointError, NotPossibleError
 
 _PREFIX = "base_model.model."

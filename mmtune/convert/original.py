@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmtune.convert.damage import read_json
 from mmtune.convert.language import Language, dtype_name, plain_config, read_language
 from mmtune.convert.locate import Place, locate
 from mmtune.convert.plan import Request
-from mmtune.convert.tensors import Store, StoredTensor, has_weights, not_understood, open_folder, read_json
+from mmtune.convert.tensors import Store, StoredTensor, has_weights, not_understood, open_folder
 from mmtune.convert.vision import Tower, read_tower
 from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from mmtune.convert.damage import read_json, reading
 from mmtune.convert.detect import PLANNED, READABLE, detect, form_of, not_in_this_version
 from mmtune.convert.locate import source_folder
 from mmtune.convert.plan import Part, Plan, Request
 from mmtune.convert.skeleton import build_skeleton
 from mmtune.convert.target import building, check_space, check_target
-from mmtune.convert.tensors import read_json, reading
 from mmtune.convert.verify import verify
 from mmtune.convert.writer import parse_size, write_json, write_manifest, write_weights
 from mmtune.core.errors import CheckpointError, unknown_name

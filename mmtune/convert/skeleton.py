@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from mmtune.convert.damage import reading
 from mmtune.convert.plan import Plan
-from mmtune.convert.tensors import reading
 from mmtune.core.errors import CheckpointError, VerificationError
 from mmtune.modalities import MODALITIES
 from mmtune.modalities.base import Modality

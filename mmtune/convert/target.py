@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
-from mmtune.convert.tensors import read_json
+from mmtune.convert.damage import read_json
 from mmtune.convert.writer import MANIFEST
 from mmtune.core.errors import CheckpointError, ResourceError, UsageError
 

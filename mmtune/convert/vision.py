@@ -12,10 +12,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from mmtune.convert.damage import read_json
 from mmtune.convert.language import dtype_name, require_count
 from mmtune.convert.locate import Place, locate
 from mmtune.convert.plan import Part, Request, keep
-from mmtune.convert.tensors import Store, not_understood, open_folder, read_json, require_shape
+from mmtune.convert.tensors import Store, not_understood, open_folder, require_shape
 from mmtune.core.errors import CheckpointError, NotPossibleError, ResourceError
 
 FOLDER = "encoders/image"

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from mmtune.convert import target as target_module
+from mmtune.convert.damage import read_json
 from mmtune.convert.interruption import interruptible
 from mmtune.convert.run import convert
 from mmtune.convert.target import building, check_space, check_target
-from mmtune.convert.tensors import open_folder, read_json
+from mmtune.convert.tensors import open_folder
 from mmtune.convert.writer import Entry, parse_size, plan_shards, sha256, write_manifest, write_weights
 from mmtune.core.errors import Interruption, ResourceError, UsageError
 from tests.convert.originals import LLAVA
