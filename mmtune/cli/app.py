@@ -32,6 +32,8 @@ PLANNED = {
     "plan": "use `mmtune finetune --dry-run` to see parameters and memory of the weights",
     "compare": "put the `report.html` of the runs side by side",
 }
+# Verbs whose second call goes on where the first was stopped, and the option without which nothing is kept.
+RESUMABLE: dict[str, str | None] = {"pretrain": None, "finetune": None, "quickstart": None, "eval": "output"}
 _COMMON = ("--json", "-q", "--quiet", "-v", "--verbose")
 _HELP = """Usage: mmtune VERB [OPTIONS]
 
@@ -111,6 +113,7 @@ def _invoke(console: Console, verb: str, arguments: list[str]) -> Result:
     import typer
 
     from mmtune.cli.command import build_command, common_options
+    from mmtune.cli.interruption import resumable
 
     command = build_command(verb, VERBS[verb][0])
     try:
@@ -122,7 +125,8 @@ def _invoke(console: Console, verb: str, arguments: list[str]) -> Result:
         raise ReaderGoneError from error
     console.configure(**common_options(context))
     context.obj = console
-    with context, console.only_results_on_stdout():
+    keeps = verb in RESUMABLE and (RESUMABLE[verb] is None or context.params[RESUMABLE[verb]] is not None)
+    with context, resumable() if keeps else contextlib.nullcontext(), console.only_results_on_stdout():
         outcome: Any = command.invoke(context)
     return outcome if isinstance(outcome, Result) else Result(dict(outcome or {}))
 

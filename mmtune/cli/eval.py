@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,6 @@ import typer
 
 from mmtune.cli.console import Result
 from mmtune.cli.display import progress_display
-from mmtune.cli.interruption import resumable
 from mmtune.cli.models import load_for
 from mmtune.cli.options import DEVICE, DTYPE, MEDIA_ROOT, MODEL, POSITIVE, check_data, one_of
 from mmtune.cli.summaries import eval_summary
@@ -56,10 +54,8 @@ def run(
     if predictions is None:
         network, processor, name = load_for(context.obj, model, device=device, dtype=dtype)
     limits = Limits(max_failures=max_failures, allow_partial=allow_partial, min_score=min_score)
-    # Without an output nothing is kept that a second call could go on with.
-    keeping = resumable() if output is not None else contextlib.nullcontext()
     try:
-        with keeping, progress_display(context.obj, benchmark) as progress:
+        with progress_display(context.obj, benchmark) as progress:
             found = evaluate(
                 network, processor, benchmark=benchmark, data=data, media_root=tuple(media_root or ()), output=output,
                 predictions=predictions, limit=limit, batch_size=batch_size, limits=limits, model_name=name,

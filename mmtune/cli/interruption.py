@@ -24,6 +24,8 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
+        if error.args:  # a second Ctrl-C during a training, which did not let it save
+            raise
         fix = "run the same command again: it goes on where it stopped"
         raise Interruption("Interrupted; what was done is kept.", fix=fix) from error
     finally:

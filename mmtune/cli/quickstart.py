@@ -9,7 +9,6 @@ import typer
 
 from mmtune.cli.console import Result
 from mmtune.cli.display import training_display
-from mmtune.cli.interruption import resumable
 from mmtune.cli.tables import duration, plain_table
 
 DEFAULT = ("llava", "vlora")
@@ -37,8 +36,7 @@ def run(
         METHODS.load(name)  # a mistyped name must not wait for the end of the first training
     with writing(output):  # notice a place that cannot be written to before the work
         output.mkdir(parents=True, exist_ok=True)
-    with resumable():
-        found = quickstart(tuple(dict.fromkeys(names)), output, seed=seed, progress=training_display(context.obj))
+    found = quickstart(tuple(dict.fromkeys(names)), output, seed=seed, progress=training_display(context.obj))
     errors = [result["error"] for result in found["methods"].values() if "error" in result]
     return Result(found, _summary(found), exit_code=int(errors[0].get("exit", 1)) if errors else 0)
 

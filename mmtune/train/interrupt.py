@@ -38,7 +38,7 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.name is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("again")
         self.name = signal.Signals(number).name
         if not self.deferred:
             raise Interruption(f"Interrupted by {self.name} before the first step.", fix="run the same command again")

@@ -116,8 +116,10 @@ def interrupting(rows: int, *, twice: bool = False) -> Iterator[None]:
         while time.monotonic() < deadline:
             if metrics.exists() and metrics.read_text().count("\n") >= rows:
                 os.kill(os.getpid(), signal.SIGINT)
-                if not twice:
-                    return
+                if twice:
+                    time.sleep(1)
+                    os.kill(os.getpid(), signal.SIGINT)
+                return
             time.sleep(0.001)
 
     thread = threading.Thread(target=press, daemon=True)
@@ -138,3 +140,24 @@ def test_an_interrupted_run_goes_on(mmtune: Run, train: tuple[object, ...]) -> N
     steps = [json.loads(line)["step"] for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 121))
     assert mmtune(*command).error["exit"] == 2  # finished: refused without --overwrite
+
+
+def test_a_second_interruption_does_not_wait(mmtune: Run, train: tuple[object, ...]) -> None:
+    def save_slowly(*arguments: object, **options: object) -> None:
+        time.sleep(20)
+
+    with interrupting(1, twice=True), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmtune.train.saver.Saver.checkpoint", save_slowly)
+        found = mmtune(*train, "--epochs", 60)
+    assert found.code == 130, found.err
+
+
+def test_an_interruption_before_the_first_step(
+    mmtune: Run, train: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr("mmtune.train.recipe.resolve", stop)
+    assert mmtune(*train).code == 75
