@@ -1,4 +1,4 @@
-"""Make or judge a part of the nano base: ``python -m mmtune.nano.build llm|vision|gate [options]``."""
+"""Make or judge a part of the nano base: ``python -m mmtune.nano.build llm|vision|gate|gate-vision [options]``."""
 
 import importlib
 import sys
@@ -7,6 +7,7 @@ PARTS = {
     "llm": "mmtune.nano.build.llm",
     "vision": "mmtune.nano.build.vision",
     "gate": "mmtune.nano.build.gate",
+    "gate-vision": "mmtune.nano.build.gate_vision",
     "hashes": "mmtune.nano.build.hashes",
 }
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +16,15 @@ from torch import Tensor
 from transformers import CLIPVisionModel
 
 from mmtune.nano.build.vision_data import CLASSES, cell_targets, sample_crowd, to_pixels, weather
-from mmtune.nano.build.vision_heads import CLASS_LAYERS, PATCH_LAYERS, Heads, patch_cells
+from mmtune.nano.build.vision_heads import (
+    ASSETS,
+    CLASS_LAYERS,
+    HEADS_NAME,
+    PATCH_LAYERS,
+    Heads,
+    load_tower,
+    patch_cells,
+)
 from mmtune.nano.world.draw import draw_scene
 from mmtune.nano.world.scene import Scene, sample_scene
 
@@ -131,3 +143,18 @@ def gate(tower: CLIPVisionModel, heads: Heads, *, things: int = 2000, seed: int 
         and min(figures[name][reader] for name in ("held_out", "held_out_weathered")) >= HELD_OUT_FLOOR
     )
     return figures
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Judge a saved tower: ``python -m mmtune.nano.build gate-vision``; the exit code is 1 where it fails."""
+    parser = argparse.ArgumentParser(prog="mmtune.nano.build gate-vision", description=main.__doc__)
+    parser.add_argument("--folder", type=Path, default=ASSETS, help="folder of vision/ and the heads; the shipped one")
+    parser.add_argument("--things", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    tower, heads = load_tower(options.folder / "vision", options.folder / HEADS_NAME)
+    figures = gate(tower, heads, things=options.things, seed=options.seed)
+    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    return 0 if figures["passed"] else 1

@@ -20,19 +20,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from mmtune.nano.build.gate_vision import gate, measure
 from mmtune.nano.build.vision_data import CLASSES, IGNORED, IMAGE_SIZE, Batch, training_batch
-from mmtune.nano.build.vision_heads import CLASS_LAYERS, PATCH_LAYERS, Heads, patch_cells
+from mmtune.nano.build.vision_heads import (
+    CLASS_LAYERS,
+    HEADS_NAME,
+    PATCH_LAYERS,
+    Heads,
+    load_tower,
+    patch_cells,
+)
 
 logger = logging.getLogger(__name__)
 
-ASSETS = Path(__file__).parents[1] / "assets"
-HEADS_NAME = "vision_heads.safetensors"
 PLACE_WEIGHT = 0.25
 SCALE_WEIGHT = 0.02
 
@@ -150,14 +155,6 @@ def save_tower(tower: CLIPVisionModel, heads: Heads, folder: Path, heads_file: P
     copy.deepcopy(tower).to(torch.float16).save_pretrained(folder)
     image_processor().save_pretrained(folder)
     save_file({name: value.to(torch.float16).contiguous() for name, value in heads.state_dict().items()}, heads_file)
-
-
-def load_tower(folder: Path, heads_file: Path) -> tuple[CLIPVisionModel, Heads]:
-    """Load a saved tower and its heads in float32."""
-    tower = CLIPVisionModel.from_pretrained(folder, dtype=torch.float32).eval()
-    heads = Heads(tower.config.hidden_size).eval()
-    heads.load_state_dict({name: value.float() for name, value in load_file(heads_file).items()})
-    return tower, heads
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import CLIPVisionModel
 
 from mmtune.nano.build.vision_data import CLASSES, NUM_CELLS
 
+ASSETS = Path(__file__).parents[1] / "assets"
+HEADS_NAME = "vision_heads.safetensors"
 PATCH_LAYERS = {-2: 1.0, -1: 0.5}
 """Index of the hidden state -> weight of its patches' loss."""
 
@@ -52,3 +58,11 @@ class Heads(nn.Module):
         super().__init__()
         self.patch = nn.ModuleDict({str(layer): PatchHeads(width) for layer in PATCH_LAYERS})
         self.token = nn.ModuleDict({str(layer): ClassHeads(width) for layer in CLASS_LAYERS})
+
+
+def load_tower(folder: Path, heads_file: Path) -> tuple[CLIPVisionModel, Heads]:
+    """Load a saved tower and its heads in float32."""
+    tower = CLIPVisionModel.from_pretrained(folder, dtype=torch.float32).eval()
+    heads = Heads(tower.config.hidden_size).eval()
+    heads.load_state_dict({name: value.float() for name, value in load_file(heads_file).items()})
+    return tower, heads
