@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parents[1] / "assets" / "llm"
 KINDS = ("text", "grid", "inline")
+DESCRIBED = ("text", "grid", "slots")
+"""Where whole descriptions are measured as well; they are reported but not judged."""
 FLOOR = 0.95
 GRID = 6
 INLINE_DEPTHS = 3
@@ -211,7 +213,8 @@ def table(figures: dict[str, dict[str, float]]) -> str:
     """Render the figures as a Markdown table."""
     lines = ["| type | " + " | ".join(figures) + " |", "|---|" + "---|" * len(figures)]
     for type in next(iter(figures.values())):
-        lines.append(f"| {type} | " + " | ".join(f"{values[type]:.3f}" for values in figures.values()) + " |")
+        cells = [f"{values[type]:.3f}" if type in values else "-" for values in figures.values()]
+        lines.append(f"| {type} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -232,8 +235,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     model, tokenizer = load(options.model)
     figures = measure(model, tokenizer, options.questions, options.seed, (*KINDS, "slots"))
-    logger.info("%s", table(figures))
     missed = failures({kind: figures[kind] for kind in KINDS})
+    described = measure(model, tokenizer, options.questions, options.seed, DESCRIBED, ("describe",))
+    for kind, values in described.items():
+        figures[kind] |= values
+    logger.info("%s", table(figures))
     logger.info("%s", f"below {FLOOR}: {', '.join(missed)}" if missed else f"passed: all at {FLOOR} or above")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
