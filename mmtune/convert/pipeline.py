@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 
 from mmtune.convert.damage import read_json, reading
 from mmtune.convert.detect import PLANNED, READABLE, detect, form_of, not_in_this_version
+from mmtune.convert.job import MERGED, Job, Progress
 from mmtune.convert.locate import source_folder
 from mmtune.convert.plan import Part, Plan, Request
 from mmtune.convert.skeleton import build_skeleton
@@ -25,8 +25,6 @@ from mmtune.core.errors import CheckpointError, unknown_name
 from mmtune.core.registry import canonical
 from mmtune.model.build import make_processor
 from mmtune.model.processing import load_tokenizer
-
-Progress = Callable[[str, int, int], None]  # what, megabytes done, megabytes in all
 
 _READERS = {"llava": "mmtune.convert.llava", "vlora": "mmtune.convert.vlora"}
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -40,27 +38,13 @@ _TOKENIZER_FILES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One conversion as asked for; the fields are those of :func:`mmtune.convert.run.convert`."""
-
-    source: str
-    target: Path
-    request: Request
-    from_format: str | None
-    merge: bool
-    dtype: str | None
-    max_shard_size: str
-    verify: bool
-    overwrite: bool
-
-
 def carry_out(job: Job, progress: Progress | None) -> tuple[Plan, dict[str, Any] | None]:
     """Do a conversion: what was written, and what verification found."""
     max_bytes, dtype = parse_size(job.max_shard_size), _dtype(job.dtype)
     place = source_folder(job.source)
     check_target(job.target, [place.folder], overwrite=job.overwrite)
-    plan = _read(place.folder, job.from_format, job.request, merge=job.merge, dtype=dtype)
+    request = Request(llm=job.llm, vision=job.vision, settings=job.settings)
+    plan = _read(place.folder, job.from_format, request, merge=job.destination == MERGED, dtype=dtype)
     check_target(job.target, list(plan.sources), overwrite=job.overwrite)
     check_space(job.target.parent, plan.num_bytes)
     with building(job.target) as temporary:

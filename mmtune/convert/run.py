@@ -5,15 +5,16 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmtune.convert.interruption import interruptible
+from mmtune.convert.job import MERGED, Job, Progress
 from mmtune.core.errors import NotPossibleError, UsageError, unknown_name
 from mmtune.core.registry import canonical
 
-WRITABLE = ("mmtune", "merged")
+WRITABLE = ("mmtune", MERGED)
 _PLANNED_TARGETS = ("hf", "adapter", "llava", "vlora", "lavin", "multi-token")
 
 
@@ -32,7 +33,7 @@ def convert(
     overwrite: bool = False,
     push: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Turn a published checkpoint into a self-contained mmtune folder and prove that it answers the same.
 
@@ -42,10 +43,9 @@ def convert(
         from_format: ``llava`` or ``vlora``; found by content when absent.
         to: ``mmtune``, or ``merged`` to fold a LoRA into the language model.
         llm: Base language model for checkpoints that hold none.
-        vision: Vision tower, instead of the one the checkpoint names.
-        encoders: ``{"image": path}`` is the same as ``vision``.
+        vision: Vision tower, instead of the one the checkpoint names; ``encoders={"image": …}`` is the same.
         dtype: Precision to write; as stored when None.
-        max_shard_size: Largest weight file, ``"5GB"``.
+        max_shard_size: Largest weight file.
         verify: Compare with an independent evaluation of the source.
         overwrite: Replace an existing checkpoint at ``output``.
         push: ``ORG/NAME`` to upload the written folder to.
@@ -56,35 +56,35 @@ def convert(
         The JSON object of the verb.
 
     Raises:
-        UsageError: An unknown option value, or a target that may not be replaced.
-        CheckpointError: A damaged or contradictory source.
-        NotPossibleError: A format or variant that this version does not convert.
-        ResourceError: Disk, memory or hub.
-        VerificationError: The result is not equal to the source; nothing is left.
-        Interruption: Ctrl-C; nothing is left.
+        MMTuneError: UsageError (options, target), CheckpointError (source), NotPossibleError (format or variant),
+            ResourceError (disk, memory, hub), VerificationError, Interruption. All but a failed upload leave nothing.
     """
-    began = time.monotonic()
-    destination, image = _destination(to), _vision(vision, encoders)
-    with interruptible(Path(output)):
-        from mmtune.convert.pipeline import Job, carry_out
-        from mmtune.convert.plan import Request
+    job = Job(
+        source=str(source),
+        target=Path(output),
+        from_format=from_format,
+        destination=_destination(to),
+        llm=llm,
+        vision=_vision(vision, encoders),
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        verify=verify,
+        overwrite=overwrite,
+        settings=dict(settings or {}),
+    )
+    return _run(job, push, progress)
 
-        job = Job(
-            source=str(source),
-            target=Path(output),
-            request=Request(llm=llm, vision=image, settings=dict(settings or {})),
-            from_format=from_format,
-            merge=destination == "merged",
-            dtype=dtype,
-            max_shard_size=max_shard_size,
-            verify=verify,
-            overwrite=overwrite,
-        )
+
+def _run(job: Job, push: str | None, progress: Progress | None) -> dict[str, Any]:
+    began = time.monotonic()
+    with interruptible(job.target):
+        from mmtune.convert.pipeline import carry_out
+
         plan, verified = carry_out(job, progress)
     result = {
-        "output": str(output),
+        "output": str(job.target),
         "from": plan.format,
-        "to": destination,
+        "to": job.destination,
         "form": plan.form,
         "tensors": sum(len(part.entries) for part in plan.parts),
         "parameters": plan.num_parameters,
@@ -97,7 +97,7 @@ def convert(
     if push is not None:
         from mmtune.convert.push import push_folder
 
-        result["pushed"] = push_folder(Path(output), push)
+        result["pushed"] = push_folder(job.target, push)
     return result
 
 
