@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rest = words[len(leading) :] or ["--help"]
     if rest[0] == "help" and len(rest) > 1:
         rest = [rest[1], "--help"]
-    arguments = [rest[0], *leading, *rest[1:]]  # `mmtune --json doctor` is `mmtune doctor --json`
+    verb = rest[0] if rest[0].startswith("-") else rest[0].replace("_", "-")  # as with the names of methods
+    arguments = [verb, *leading, *rest[1:]]  # `mmtune --json doctor` is `mmtune doctor --json`
     with Console(as_json=_wants_json(arguments), command=arguments) as console:
         return _guarded(console, arguments[0], arguments)
 

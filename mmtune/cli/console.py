@@ -55,7 +55,7 @@ class Console:
     def __enter__(self) -> Console:
         for stream in (self.stdout, self.stderr):
             with contextlib.suppress(AttributeError, ValueError):  # a stream put there by a test or a notebook
-                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
         logger = logging.getLogger("mmtune")
         logger.addHandler(self._handler)
         logger.propagate = False

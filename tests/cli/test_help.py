@@ -38,6 +38,7 @@ def test_the_overview_names_every_verb(mmtune: Run) -> None:
         assert found.code == 0
         assert all(f"  {verb} " in found.out for verb in VERBS)
     assert set(mmtune("--help", "--json").json["verbs"]) == set(VERBS)
+    assert mmtune("prepare_data", "--help").out == mmtune("prepare-data", "--help").out
     assert mmtune("help", "presets").out == mmtune("presets", "--help").out
 
 
