@@ -9,21 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmtune.core.errors import DataError
+from mmtune.data.locate import data_files
+from mmtune.data.packing import MANIFEST
 
 _CHUNK = 1 << 20
 _PROBES = 64  # entries of a tensor that go into the fingerprint beside its sums
 
 
 def data_sha256(path: Path) -> str:
-    """SHA-256 of a file, or of the names and hashes of all files in a folder."""
+    """SHA-256 of a data file, or over the names and hashes of the data files of a folder; media do not count."""
     if path.is_file():
         return _file_sha256(path)
-    if not path.is_dir():
-        raise DataError("No such file or folder.", where=str(path), fix="check --data")
+    manifest = path / MANIFEST
+    files = [manifest, *sorted(path.glob("*.parquet"))] if manifest.is_file() else data_files(path)
     digest = hashlib.sha256()
-    for file in sorted(found for found in path.rglob("*") if found.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{_file_sha256(file)}\n".encode())
+    for file in files:
+        digest.update(f"{file.name}\0{_file_sha256(file)}\n".encode())
     return digest.hexdigest()
 
 

@@ -25,7 +25,7 @@ def write_run_report(
     Args:
         run_dir: A folder with ``recipe.yaml``, ``status.json`` and ``metrics.jsonl``; what is missing is left out.
         components: The model's parts, one row each with the same keys.
-        shown: Validation rows with the model's answers, as :func:`mmtune.report.gallery.answer_samples` makes them.
+        shown: Validation rows with the model's answers, as :func:`mmtune.report.answers.answer_samples` makes them.
 
     Returns:
         The file.

@@ -135,6 +135,11 @@ class _Job:
         saver = Saver(recipe, run, self.model, self.processor)
         drops = recipe.data.overlong == "drop"
         ledger = Ledger(run.folder / "rejected.jsonl", recipe.data.max_bad_fraction, data.rows, drops_overlong=drops)
+        if data.rejected:
+            ledger.note(data.rejected)
+            self.display.note(
+                f"{len(data.rejected)} rows of the data cannot be used, see {run.folder / 'rejected.jsonl'}"
+            )
         return Loop(recipe, self.model, data, self.groups, accelerator, saver, ledger, self.display, stop)
 
     def _train(self, run: RunDirectory, loop: Loop, stop: StopRequest) -> dict[str, Any]:
@@ -184,8 +189,9 @@ class _Job:
     def _report(self, run: RunDirectory) -> None:
         """Pictures and the report are for reading: when they fail, the trained model still counts."""
         try:
-            from mmtune.report.gallery import answer_samples, spread
-            from mmtune.report.html import write_run_report
+            from mmtune.report.answers import answer_samples
+            from mmtune.report.gallery import spread
+            from mmtune.report.run import write_run_report
 
             rows = self.data.validation.mixture if self.data.validation is not None else None
             samples = [rows.row(index) for index in spread(8, len(rows))] if rows is not None else []
@@ -222,7 +228,9 @@ class _Job:
             "tokens_per_second": round(totals.tokens * per_second, 2),
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "resumed_from": resumed_from,
-            "rejected": totals.rejected,
+            "rejected": totals.rejected + len(self.data.rejected),
+            "truncated": totals.truncated,
+            "dropped_turns": totals.dropped_turns,
             "best": loop.saver.best if loop is not None else None,
             "device": str(self.device),
             "precision": self.precision,
