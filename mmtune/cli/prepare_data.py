@@ -37,6 +37,7 @@ def run(
     Formats: LLaVA json, messages jsonl. Rejected rows are listed in rejected.jsonl.
     """
     from mmtune.data.prepare import prepare
+    from mmtune.report.data import write_data_report
 
     with progress_display(context.obj) as progress:
         found = prepare(
@@ -46,12 +47,13 @@ def run(
             allow_outside=allow_outside, progress=progress,
             shard=shard_of(shard), workers=workers, overwrite=overwrite,
         )  # fmt: skip
+    found["report"] = str(write_data_report(found["output"]))
     return Result(found, _summary(found, output))
 
 
 def _summary(found: dict[str, Any], output: Path) -> str:
     lines = [f"{found.get('rows', 0):,} rows in {found.get('output', output)}, {found.get('rejected', 0):,} rejected"]
     lines += [f"  {number:,} x {reason}" for reason, number in (found.get("reasons") or {}).items()]
-    lines.append(f"in {duration(found.get('seconds') or 0)}")
+    lines.append(f"in {duration(found.get('seconds') or 0)}, described in {found.get('report')}")
     lines.append(f"try: mmtune finetune --method vlora --data {found.get('output', output)}")
     return "\n".join(lines)

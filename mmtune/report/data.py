@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import DataError
 from mmtune.data.dataset import load_samples
 from mmtune.data.sample import Sample
-from mmtune.report.gallery import Shown, show, spread
+from mmtune.report.gallery import show, spread
 from mmtune.report.page import render, write_page
 
 _EXAMPLES = 3  # rejected rows shown for each reason
@@ -40,11 +41,20 @@ def write_data_report(folder: str | Path, *, count: int = 8) -> Path:
         title=f"Prepared data · {folder.name}",
         manifest=manifest,
         splits={name: part["rows"] for name, part in (manifest.get("splits") or {}).items()},
-        counts=_counts([samples[index] for index in spread(_LOOKED_AT, len(samples))]),
+        counts=_counts(_take(samples, _LOOKED_AT)),
         rejected=_rejected(folder / "rejected.jsonl", manifest.get("reasons") or {}),
-        shown=_shown([samples[index] for index in spread(count, len(samples))]),
+        shown=[show(sample) for sample in _take(samples, count)],
     )
     return write_page(folder / "report.html", page)
+
+
+def _take(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Rows spread over the data; those whose media cannot be had now (an URL) are passed over."""
+    found = []
+    for index in spread(count, len(samples)):
+        with suppress(DataError):
+            found.append(samples[index])
+    return found
 
 
 def _counts(samples: Sequence[Sample]) -> list[tuple[str, str]]:
@@ -78,7 +88,3 @@ def _rejected(path: Path, reasons: Mapping[str, int]) -> list[dict[str, Any]]:
             found.append(row)
     ordered = sorted(examples, key=lambda reason: -reasons.get(reason, 0))
     return [{"reason": reason, "count": reasons.get(reason, 0), "examples": examples[reason]} for reason in ordered]
-
-
-def _shown(samples: Sequence[Sample]) -> list[Shown]:
-    return [show(sample) for sample in samples]
