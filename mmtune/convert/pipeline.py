@@ -48,9 +48,9 @@ def carry_out(job: Job, progress: Progress | None) -> tuple[Plan, dict[str, Any]
     check_target(job.target, list(plan.sources), overwrite=job.overwrite)
     check_space(job.target.parent, plan.num_bytes)
     with building(job.target) as temporary:
-        _write(temporary, plan, max_bytes, progress)
+        digests = _write(temporary, plan, max_bytes, progress)
         verified = verify(temporary, plan) if job.verify else None
-        write_manifest(temporary, _facts(plan, verified))
+        write_manifest(temporary, _facts(plan, verified), digests)
     return plan, verified
 
 
@@ -78,7 +78,7 @@ def _read(folder: Path, given: str | None, request: Request, *, merge: bool, dty
     return plan
 
 
-def _write(folder: Path, plan: Plan, max_bytes: int, progress: Progress | None) -> None:
+def _write(folder: Path, plan: Plan, max_bytes: int, progress: Progress | None) -> dict[Path, str]:
     done = 0
 
     def advance(count: int) -> None:
@@ -87,11 +87,13 @@ def _write(folder: Path, plan: Plan, max_bytes: int, progress: Progress | None) 
         if progress is not None:
             progress("converting (MB)", done // 10**6, max(plan.num_bytes // 10**6, 1))
 
+    digests: dict[Path, str] = {}
     for part in plan.parts:
         limit = max_bytes if part.sharded else max(plan.num_bytes, 1)
-        write_weights(folder / part.folder, part.stem, part.entries, limit, advance)
+        digests |= write_weights(folder / part.folder, part.stem, part.entries, limit, advance)
         _write_companions(folder / part.folder, part)
     _write_model_files(folder, plan)
+    return digests
 
 
 def _write_companions(folder: Path, part: Part) -> None:

@@ -64,23 +64,30 @@ def plan_shards(entries: Sequence[Entry], max_bytes: int) -> list[list[Entry]]:
 
 def write_weights(
     folder: Path, stem: str, entries: Sequence[Entry], max_bytes: int, advance: Callable[[int], None]
-) -> list[Path]:
-    """Write ``stem.safetensors``, or ``stem-00001-of-0000N.safetensors`` with an index when it takes several files."""
+) -> dict[Path, str]:
+    """Write ``stem.safetensors``, or ``stem-00001-of-0000N.safetensors`` with an index when it takes several files.
+
+    Returns:
+        The weight files with their sha256, taken while writing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shards = plan_shards(entries, max_bytes)
     if len(shards) <= 1:
-        return [_write_file(folder / f"{stem}.safetensors", entries, advance)]
+        path = folder / f"{stem}.safetensors"
+        return {path: _write_file(path, entries, advance)}
     names = [f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    files = [_write_file(folder / name, shard, advance) for name, shard in zip(names, shards, strict=True)]
+    digests = {
+        folder / name: _write_file(folder / name, shard, advance) for name, shard in zip(names, shards, strict=True)
+    }
     weight_map = {entry.name: name for name, shard in zip(names, shards, strict=True) for entry in shard}
     total = sum(entry.num_bytes for entry in entries)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     write_json(folder / f"{stem}.safetensors.index.json", index)
-    return files
+    return digests
 
 
-def _write_file(path: Path, entries: Sequence[Entry], advance: Callable[[int], None]) -> Path:
-    """One safetensors file, streamed: only the tensor under way is in memory."""
+def _write_file(path: Path, entries: Sequence[Entry], advance: Callable[[int], None]) -> str:
+    """One safetensors file, streamed: only the tensor under way is in memory. Returns its sha256."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for entry in entries:
@@ -89,14 +96,18 @@ def _write_file(path: Path, entries: Sequence[Entry], advance: Callable[[int], N
         offset += entry.num_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    start = len(text).to_bytes(8, "little") + text
+    digest = hashlib.sha256(start)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(start)
         for entry in entries:
-            file.write(_values(entry))
+            values = _values(entry)
+            digest.update(values)
+            file.write(values)
             advance(entry.num_bytes)
         file.flush()
         os.fsync(file.fileno())
-    return path
+    return digest.hexdigest()
 
 
 def _values(entry: Entry) -> memoryview:
@@ -113,10 +124,16 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_manifest(folder: Path, facts: Mapping[str, object]) -> None:
-    """The sha256 and size of every file of a folder, written last: its presence means that the folder is whole."""
+def write_manifest(folder: Path, facts: Mapping[str, object], known: Mapping[Path, str] | None = None) -> None:
+    """The sha256 and size of every file of a folder, written last: its presence means that the folder is whole.
+
+    Args:
+        facts: What else it says.
+        known: Hashes that were taken while writing.
+    """
+    digests = known or {}
     files = {
-        path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        path.relative_to(folder).as_posix(): {"sha256": digests.get(path) or sha256(path), "bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import mmtune
 from mmtune.convert.run import convert
+from mmtune.convert.writer import sha256
 from mmtune.data.sample import conversation
 from tests.convert.conftest import SOURCES
 from tests.convert.originals import LLAVA, VLORA
@@ -116,6 +117,7 @@ def test_verification(form: str, tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "out" / "MANIFEST.json").read_text())
     files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert set(manifest["files"]) == files - {"MANIFEST.json"}
+    assert all(sha256(tmp_path / "out" / name) == entry["sha256"] for name, entry in manifest["files"].items())
 
 
 def test_equal_conversions_give_equal_bytes(converted: Convert, tmp_path: Path) -> None:
