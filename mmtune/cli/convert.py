@@ -48,5 +48,7 @@ def _summary(found: dict[str, Any]) -> str:
     size = f"{found.get('bytes', 0) / 1e6:,.1f} MB, {found.get('parameters', 0):,} parameters"
     lines = [f"{found.get('from')} -> {found.get('to')}: {found.get('output')}", size]
     if verified:
-        lines.append(f"verified: largest difference of a logit {verified.get('max_abs_logit_diff')}")
+        same = f"largest difference of a logit {verified.get('max_abs_logit_diff')}, greedy answers equal"
+        lines.append(f"verified: {verified.get('note') or same}")
+    lines += [f"note: {note}" for note in found.get("notes", [])]
     return "\n".join([*lines, f"in {duration(found.get('seconds') or 0)}"])
