@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from mmtune.data.dataset import load_samples
-from mmtune.data.sample import Media, Sample, Turn
+from mmtune.data.sample import Media, Sample, Text, Turn
 from mmtune.evaluation.run import evaluate
 from mmtune.model.build import load
 from mmtune.model.decoding import Decoding
 from mmtune.nano.world.baselines import blind_prior, unbound_reader
-from mmtune.nano.world.dataset import Row
+from mmtune.nano.world.dataset import Row, row_scene
 from mmtune.nano.world.draw import draw_scene
-from mmtune.nano.world.scene import Scene
-from mmtune.report.gallery import Shown, pick, show
+from mmtune.nano.world.scene import Scene, caption
+from mmtune.report.gallery import Shown, pick, show, spread
 from mmtune.train.display import Display
 
 SPLITS = ("test", "test_heldout")
 BATCH_SIZE = 64
 DECODING = Decoding(max_new_tokens=8)  # the longest right answer has two words and an EOS
-_SHOWN = 16
+DESCRIBING = Decoding(max_new_tokens=64)
+DESCRIBE = "What is in this picture?"
+_DESCRIBED = 40  # test pictures that are also described in full
+_SHOWN = 12
+_SHOWN_DESCRIBED = 4
 
 
 class Comparison:
@@ -40,7 +44,7 @@ class Comparison:
         """Scores of a model and of the readers to beat, on known combinations and, under ``held_out``, on new ones.
 
         Returns:
-            ``{"exact_match", "contains", "types", "n", "held_out"}``, each the mean over question types, and
+            ``{"exact_match", "contains", "types", "n", "held_out", "describe"}``, means over question types, and
             ``{"question_words", "blank_picture", "unbound", "types", "held_out"}``.
         """
         model, processor = load(source)
@@ -54,10 +58,14 @@ class Comparison:
             rows = _rows(self.world / f"{split}.json")
             found.append((_summary(seen), _lines(train, rows, blank)))
             self.display.note(f"{split}: {100 * found[-1][0]['exact_match']:.1f} % exactly right")
+        told = self._ask(model, processor, descriptions(self.world), "describe", DESCRIBING)
         (scores, baselines), (held_out, held_out_lines) = found
-        return {**scores, "held_out": held_out}, {**baselines, "held_out": held_out_lines}
+        described = {"exact_match": told["exact_match"], "n": told["n"]}
+        return {**scores, "held_out": held_out, "describe": described}, {**baselines, "held_out": held_out_lines}
 
-    def _ask(self, model: Any, processor: Any, samples: Sequence[Sample], name: str) -> dict[str, Any]:
+    def _ask(
+        self, model: Any, processor: Any, samples: Sequence[Sample], name: str, decoding: Decoding = DECODING
+    ) -> dict[str, Any]:
         result = evaluate(
             model,
             processor,
@@ -65,7 +73,7 @@ class Comparison:
             data=samples,
             output=self.output / name,
             batch_size=BATCH_SIZE,
-            decoding=DECODING,
+            decoding=decoding,
         )
         scores: dict[str, Any] = result["scores"]
         return scores | {"n": result["n"]}
@@ -76,6 +84,18 @@ class Comparison:
         if not path.is_file():
             draw_scene(Scene(()), seed=0).save(path)
         return str(path)
+
+
+def descriptions(world: Path) -> list[Sample]:
+    """Some test pictures, to be described whole."""
+    rows = _rows(world / "test.json")
+    samples = load_samples(world / "test.json")
+    found = []
+    for index in spread(_DESCRIBED, len(samples)):
+        sample, gold = samples[index], caption(row_scene(rows[index]))
+        asked = Turn("user", (*sample.media, Text(f"\n{DESCRIBE}")))
+        found.append(Sample(sample.id, (asked, Turn("assistant", (Text(gold),))), sample.source))
+    return found
 
 
 def _summary(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,15 +137,22 @@ def gallery(world: Path, answers: Mapping[str, Path], label: Callable[[str], str
         label: How a method is spelt.
     """
     samples = load_samples(world / "test.json")
-    items = {name: _items(folder / "test" / "items.jsonl") for name, folder in answers.items()}
-    rows = [index for index in range(len(samples)) if all(samples[index].id in found for found in items.values())]
-    wrong = [any(not found[samples[row].id]["exact_match"] for found in items.values()) for row in rows]
+    asked = {name: _items(folder / "test" / "items.jsonl") for name, folder in answers.items()}
+    told = {name: _items(folder / "describe" / "items.jsonl") for name, folder in answers.items()}
+    several = [sample for sample in descriptions(world) if " and " in (sample.answer or "")]
+    return [*_cards(several, told, label, _SHOWN_DESCRIBED), *_cards(samples, asked, label, _SHOWN)]
+
+
+def _cards(
+    samples: Sequence[Sample], items: Mapping[str, Mapping[str, Any]], label: Callable[[str], str], count: int
+) -> list[Shown]:
+    rows = [sample for sample in samples if all(sample.id in found for found in items.values())]
+    wrong = [any(not found[sample.id]["exact_match"] for found in items.values()) for sample in rows]
     cards = []
-    for place in pick(rows, wrong, _SHOWN):
-        sample = samples[rows[place]]
-        given = {label(name): found[sample.id]["prediction"] for name, found in items.items()}
-        right = {label(name): bool(found[sample.id]["exact_match"]) for name, found in items.items()}
-        cards.append(show(sample, given, right))
+    for place in pick(rows, wrong, count):
+        found = {label(name): given[rows[place].id] for name, given in items.items()}
+        said = {name: item["prediction"] for name, item in found.items()}
+        cards.append(show(rows[place], said, {name: bool(item["exact_match"]) for name, item in found.items()}))
     return cards
 
 
