@@ -32,6 +32,7 @@ class Data:
     validation: Feed | None
     rows: int
     fingerprint: str
+    rejected: tuple[dict[str, Any], ...] = ()
 
 
 def make_data(
@@ -56,7 +57,8 @@ def make_data(
     prints = [
         str(getattr(table, "fingerprint", "")) for table in (*tables, *([validation] if validation is not None else []))
     ]
-    return Data(feed, checked, len(mixture), " ".join(prints))
+    rejected = tuple(row.to_json() for table in tables for row in getattr(table, "rejected", ()))
+    return Data(feed, checked, len(mixture), " ".join(prints), rejected)
 
 
 def _repeats(recipe: Recipe, mixture: Mixture) -> bool:

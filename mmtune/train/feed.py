@@ -36,8 +36,20 @@ class Rejected:
     error: DataError
 
 
-MicroBatch = tuple[Batch | None, list[Rejected]]
-"""The usable rows of a micro-batch (None without any), and the others."""
+@dataclass(frozen=True)
+class MicroBatch:
+    """The usable rows of a micro-batch, and what happened to the others.
+
+    Attributes:
+        batch: None when no row is usable.
+        truncated: Rows that were cut at the end.
+        dropped_turns: Leading turns of the assistant that were left out.
+    """
+
+    batch: Batch | None
+    rejected: list[Rejected]
+    truncated: int = 0
+    dropped_turns: int = 0
 
 
 class Mixture:
@@ -110,10 +122,15 @@ class Encoding(Dataset):  # type: ignore[type-arg]
         return encoded
 
     def collate(self, rows: Sequence[Encoded | Rejected]) -> MicroBatch:
-        """One batch of the usable rows (None without any), and the others."""
+        """Put rows together."""
         usable = [row for row in rows if isinstance(row, Encoded)]
         rejected = [row for row in rows if isinstance(row, Rejected)]
-        return (self._processor.collate(usable) if usable else None), rejected
+        return MicroBatch(
+            self._processor.collate(usable) if usable else None,
+            rejected,
+            truncated=sum(row.truncated > 0 for row in usable),
+            dropped_turns=sum(row.dropped_turns for row in usable),
+        )
 
 
 def _num_bytes(encoded: Encoded) -> int:

@@ -33,6 +33,10 @@ FLAGS: Mapping[str, str] = {
 """Dotted keys that have an option of their own, and its name."""
 
 
+class Whole(dict[str, Any]):
+    """A mapping that replaces what is below it instead of merging with it."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """Settings from one place; ``lines`` makes its origin exact."""
@@ -68,7 +72,8 @@ def over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(lower)
     for key, value in upper.items():
         below = result.get(key)
-        result[key] = over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        merges = isinstance(below, Mapping) and isinstance(value, Mapping) and not isinstance(value, Whole)
+        result[key] = over(below, value) if merges else value
     return result
 
 
@@ -121,7 +126,12 @@ def checkpoint_layer(checkpoint: Any) -> Layer | None:
         model = {"base": config["base"]["source"], "settings": config["settings"]}
         image = config["encoders"].get("image")
         vision = {"vision": image["source"]} if image else {}
-        return Layer(f"checkpoint {checkpoint}", {"method": config["method"], "model": {**model, **vision}})
+        values = {"method": config["method"], "model": {**model, **vision}}
+        lora = folder / "lora" / "adapter_config.json"
+        if lora.is_file():
+            found = json.loads(lora.read_text(encoding="utf-8"))
+            values["tune"] = {"rank": found["r"], "alpha": found["lora_alpha"], "dropout": found["lora_dropout"]}
+        return Layer(f"checkpoint {checkpoint}", values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # a hub id or a damaged folder: loading it says what is wrong
 
@@ -151,11 +161,14 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
 
 
 def _normalise(values: dict[str, Any]) -> dict[str, Any]:
-    """One number for the learning rate means its default, so that a preset's other rates stay."""
+    """One number for the learning rate means its default, and a preset's other rates stay; a table with a default of
+    its own stands for itself."""
     train = section(values, "train")
     rate = train.get("learning_rate")
     if isinstance(rate, (int, float)) and not isinstance(rate, bool):
-        values = {**values, "train": {**train, "learning_rate": {"default": float(rate)}}}
+        return {**values, "train": {**train, "learning_rate": {"default": float(rate)}}}
+    if isinstance(rate, Mapping) and "default" in rate and len(rate) > 1:
+        return {**values, "train": {**train, "learning_rate": Whole(rate)}}
     return values
 
 

@@ -154,9 +154,11 @@ class Loop:
     def _one_step(self, steps: Iterator[Sequence[MicroBatch]]) -> tuple[dict[str, Any], bool]:
         clock = Clock()
         micro = next(steps)
-        for _, rejected in micro:
-            self._ledger.add(rejected, self.totals.samples)
-        batches = [batch for batch, _ in micro if batch is not None]
+        for part in micro:
+            self._ledger.add(part.rejected, self.totals.samples)
+            self.totals.truncated += part.truncated
+            self.totals.dropped_turns += part.dropped_turns
+        batches = [part.batch for part in micro if part.batch is not None]
         rates = set_rates(self._optimizer.optimizer, self._groups, self._multiplier())
         loss, norm, targets = self._update(batches) if batches else (None, None, 0)
         self.step += 1

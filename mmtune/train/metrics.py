@@ -24,6 +24,8 @@ class Totals:
     tokens: int = 0
     targets: int = 0
     rejected: int = 0
+    truncated: int = 0
+    dropped_turns: int = 0
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:

@@ -69,7 +69,10 @@ def make_model(recipe: Recipe, precision: str, device: torch.device) -> tuple[MM
             device=str(device),
         )
     tune = recipe.tune
-    if tune.kind == "lora" and not model.roles()["lora"]:
+    has_lora = bool(model.roles()["lora"])
+    if tune.kind == "lora" and has_lora:
+        _refuse_other_rank(recipe, model)
+    elif tune.kind == "lora":
         torch.manual_seed(recipe.train.seed)
         model.add_lora(rank=tune.rank, alpha=tune.alpha, dropout=tune.dropout, targets=tune.targets)
         model.to(device)
@@ -127,6 +130,16 @@ def _load_checkpoint(recipe: Recipe, dtype: str, device: torch.device) -> tuple[
         processor.template_of(template)
         processor.template = model.config.template = template
     return model, processor
+
+
+def _refuse_other_rank(recipe: Recipe, model: MMTuneModel) -> None:
+    found = int(model.language_model.peft_config["default"].r)
+    if found != recipe.tune.rank:
+        raise CheckpointError(
+            f"The checkpoint has a LoRA of rank {found}, the recipe asks for {recipe.tune.rank}.",
+            where=recipe.where("tune.rank"),
+            fix=f"--set tune.rank={found}",
+        )
 
 
 def _model_template(recipe: Recipe) -> str | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmtune.core.errors import DataError
 from mmtune.model.encoding import OverlongError
@@ -53,6 +54,14 @@ class Ledger:
                     where=row.source or row.id,
                     fix=f"look at {self._path}, or raise data.max_bad_fraction",
                 ) from row.error
+
+    def note(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write down rows that were refused when the data was opened; the budget was asked there."""
+        new = [row for row in rows if row["id"] not in self._seen]
+        self._seen.update(row["id"] for row in new)
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
+            for row in new:
+                file.write(json.dumps({**row, "dropped": True}, ensure_ascii=False) + "\n")
 
     def _read(self) -> tuple[set[str], int]:
         """Rows that an earlier part of the run wrote down."""

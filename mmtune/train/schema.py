@@ -81,7 +81,11 @@ class DataRecipe(Settings):
 
 
 class TrainRecipe(Settings):
-    """The optimisation: what is trained, for how long and how fast."""
+    """The optimisation: what is trained, for how long and how fast.
+
+    A single number for ``learning_rate`` changes only ``default`` of what a preset says, a table that has a ``default``
+    and more replaces it.
+    """
 
     roles: list[str] = Field(default_factory=lambda: ["method"], min_length=1)
     epochs: float = Field(1.0, gt=0)

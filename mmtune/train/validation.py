@@ -26,8 +26,9 @@ def validation_loss(model: MMTuneModel, feed: Feed, accelerator: Accelerator, le
         with torch.no_grad():
             steps = feed.steps(0)
             for _ in range(feed.steps_per_epoch):
-                for batch, rejected in next(steps):
-                    ledger.add(rejected, 0)
+                for micro in next(steps):
+                    ledger.add(micro.rejected, 0)
+                    batch = micro.batch
                     if batch is None:
                         continue
                     inputs = {key: to_device(value, model.device) for key, value in batch.items() if key != "ids"}

@@ -44,7 +44,7 @@ def feed(
 
 def take(found: Feed, first: int, count: int) -> list[list[list[str]]]:
     steps = found.steps(first)
-    return [[batch["ids"] if batch else [] for batch, _ in next(steps)] for _ in range(count)]
+    return [[micro.batch["ids"] if micro.batch else [] for micro in next(steps)] for _ in range(count)]
 
 
 def test_each_row_once_an_epoch_and_another_order_in_the_next() -> None:
@@ -76,7 +76,7 @@ def test_weights_repeat_rows() -> None:
 
 def test_broken_rows_come_along_with_their_error() -> None:
     found = feed([Rows("a", 4)], [1.0], accumulation=2)
-    rejected = [row for _, rows in next(found.steps(0)) for row in rows]
+    rejected = [row for micro in next(found.steps(0)) for row in micro.rejected]
     assert [(row.id, row.error.message) for row in rejected] == [("a3", "broken")]
 
 
@@ -84,7 +84,7 @@ def test_workers_change_nothing() -> None:
     alone, helped = feed([Rows("a", 9)], [1.0]), feed([Rows("a", 9)], [1.0], workers=2)
     assert take(helped, 1, 5) == take(alone, 1, 5)
     steps = helped.steps(0)
-    errors = [row.error.where for _ in range(5) for _, rows in next(steps) for row in rows]
+    errors = [row.error.where for _ in range(5) for micro in next(steps) for row in micro.rejected]
     steps.close()
     assert errors == ["a3"]
 

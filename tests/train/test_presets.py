@@ -49,7 +49,7 @@ def test_published_numbers() -> None:
 def test_a_preset_trains(
     name: str, deep_base: str, vision: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmtune.report.html.write_run_report", lambda folder: None)
+    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
     torch.set_num_threads(1)
     verb = "pretrain" if name.endswith("pretrain") else "finetune"
     method = str(load_preset(name)["method"])

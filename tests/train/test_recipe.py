@@ -39,8 +39,37 @@ def test_layers_lie_on_top_of_each_other(tmp_path: Path) -> None:
 def test_one_learning_rate_keeps_the_others() -> None:
     recipe = resolve("finetune", preset="llava-1.5-7b-lora", overrides={"train.learning_rate": 1e-3})
     assert recipe.train.learning_rate == {"default": 1e-3, "projector": 2e-5}
-    recipe = resolve("finetune", preset="llava-1.5-7b-lora", sets=["train.learning_rate=1e-4"])
-    assert recipe.train.learning_rate["default"] == 1e-4
+    recipe = resolve("finetune", preset="llava-1.5-7b-lora", sets=["train.learning_rate={projector: 1e-4}"])
+    assert recipe.train.learning_rate == {"default": 2e-4, "projector": 1e-4}
+    whole = ["train.learning_rate={default: 1e-4, lora: 1e-5}"]
+    recipe = resolve("finetune", preset="llava-1.5-7b-lora", sets=whole)
+    assert recipe.train.learning_rate == {"default": 1e-4, "lora": 1e-5}
+
+
+EXAMPLE = """
+schema: mmtune/1
+method: vlora
+model:  {base: nano, vision: nano, revision: null, encoders: {}, settings: {rank: 64, depth: 8, types: qkvom, every: 4}}
+tune:   {kind: lora, rank: 64, alpha: 16, dropout: 0.05, targets: language-linear, bits: null}
+data:   {train: [{path: data/mix, weight: 1.0, limit: null}], validation: null, media_root: [], template: vicuna_v1,
+         max_length: 2048, overlong: error, max_bad_fraction: 0.0, workers: 2, cache: null, allow_urls: false,
+         allow_outside: false}
+train:  {roles: [method, lora], epochs: 1, max_steps: null, batch_size: 16, tokens_per_batch: null, accumulation: 1,
+         learning_rate: {default: 2.0e-4, projector: 2.0e-5}, schedule: cosine, warmup_ratio: 0.03, weight_decay: 0.0,
+         max_grad_norm: 1.0, precision: auto, gradient_checkpointing: false, compile: false, seed: 0,
+         deterministic: false}
+save:   {every_steps: 500, every_minutes: null, keep: 2, best: null}
+run:    {output: null, num_processes: 1, trackers: []}
+"""
+
+
+def test_a_whole_recipe_means_what_it_says(tmp_path: Path) -> None:
+    recipe = resolve("finetune", file=write(tmp_path, EXAMPLE))
+    assert recipe.train.learning_rate == {"default": 2e-4, "projector": 2e-5}
+    assert recipe.train.max_steps is None
+    assert recipe.train.epochs == 1
+    assert recipe.data.train[0].path == "data/mix"
+    check_method_settings(recipe)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from mmtune.core.errors import (
     UsageError,
 )
 from mmtune.model.modeling import MMTuneModel
-from mmtune.report import html
+from mmtune.report.run import write_run_report
 from mmtune.train.display import LoggingDisplay
 from mmtune.train.loop import Loop
 from mmtune.train.recipe import Recipe, resolve
@@ -37,7 +37,7 @@ from mmtune.train.state import list_checkpoints
 from tests.train.conftest import write_rows
 
 Make = Callable[..., Recipe]
-REPORT = html.write_run_report
+REPORT = write_run_report
 KEYS = {
     "run", "model", "method", "status", "steps", "samples", "tokens", "loss", "trainable_parameters", "seconds",
     "samples_per_second", "tokens_per_second", "peak_memory_bytes", "resumed_from",
@@ -47,7 +47,7 @@ KEYS = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tiny matrices are faster on one thread; drawing the report takes longer than the run."""
-    monkeypatch.setattr("mmtune.report.html.write_run_report", lambda folder: None)
+    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -79,11 +79,11 @@ class Stop(LoggingDisplay):
 
 
 def test_the_report_is_written(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmtune.report.html.write_run_report", REPORT)
+    monkeypatch.setattr("mmtune.report.run.write_run_report", REPORT)
     train(recipe(train__max_steps=1), output=tmp_path)
     assert (tmp_path / "report.html").is_file()
     assert (tmp_path / "plots" / "loss.png").is_file()
-    monkeypatch.setattr("mmtune.report.html.write_run_report", lambda folder: 1 / 0)
+    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: 1 / 0)
     assert train(recipe(train__max_steps=1), output=tmp_path, overwrite=True)["status"] == "completed"
     assert "ZeroDivisionError" in (tmp_path / "log.txt").read_text()
 
@@ -244,6 +244,19 @@ def test_pretrain_then_finetune(recipe: Make, tmp_path: Path) -> None:
     other = second.model_copy(update={"method": "llava", "model": second.model.model_copy(update={"settings": {}})})
     with pytest.raises(CheckpointError, match="method 'vlora'"):
         train(other, output=tmp_path / "third")
+
+
+def test_a_lora_goes_on_from_its_checkpoint(recipe: Make, tmp_path: Path) -> None:
+    first = train(recipe(tune__kind="lora", tune__rank=3, train__max_steps=3), output=tmp_path / "first")
+    overrides = {"model.checkpoint": first["model"], "data.train": [str(write_rows(tmp_path))], "tune.kind": "lora"}
+    sets = ["train.max_steps=6", "train.batch_size=2", "train.learning_rate=0.001", "run.device=cpu"]
+    second = resolve("finetune", overrides=overrides, sets=sets)
+    assert second.tune.rank == 3
+    result = train(second, output=tmp_path / "second")
+    assert result["trainable_parameters"] == first["trainable_parameters"]
+    build.load(result["model"], device="cpu")
+    with pytest.raises(CheckpointError, match="rank 3"):
+        train(resolve("finetune", overrides=overrides, sets=[*sets, "tune.rank=5"]), output=tmp_path / "third")
 
 
 def test_bad_rows_stop_a_run_unless_there_is_a_budget(recipe: Make, tmp_path: Path) -> None:

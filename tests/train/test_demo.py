@@ -1,0 +1,30 @@
+"""The demo data is drawn once, into the cache that the recipe names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmtune.core.errors import ResourceError
+from mmtune.train.demo import cache_folder, demo_data
+
+
+def test_it_is_drawn_once(tmp_path: Path) -> None:
+    folder = demo_data(str(tmp_path), train=2)
+    assert (folder / "train.json").is_file()
+    before = (folder / "dataset.json").stat().st_mtime_ns
+    assert demo_data(str(tmp_path), train=2) == folder
+    assert (folder / "dataset.json").stat().st_mtime_ns == before
+
+
+def test_a_cache_that_cannot_be_written_to_is_a_resource_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError):
+        demo_data(str(tmp_path / "file"), train=2)
+
+
+def test_without_a_name_it_is_the_platforms_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/some/cache")
+    monkeypatch.setattr("sys.platform", "linux")
+    assert cache_folder() == Path("/some/cache/mmtune")
