@@ -51,8 +51,7 @@ class Comparison:
         train = _rows(self.world / "train.json")
         found = []
         for split in SPLITS:
-            samples = load_samples(self.world / f"{split}.json")
-            samples = [samples[index] for index in range(len(samples))]
+            samples = list(load_samples(self.world / f"{split}.json"))
             seen = self._ask(model, processor, samples, split)
             blank = self._ask(model, processor, [_blanked(one, self._blank()) for one in samples], f"{split}_blank")
             rows = _rows(self.world / f"{split}.json")

@@ -21,7 +21,7 @@ _INK: Mapping[Theme, Mapping[str, Any]] = {
     "light": {"text": "#3c4350", "grid": "#e4e6ea", "series": ("#2563c9", "#c2570c", "#15803d", "#7e3aa8")},
     "dark": {"text": "#c3c8d1", "grid": "#333943", "series": ("#79a9f5", "#f0984f", "#62c98a", "#c79be6")},
 }
-_STYLE = {
+_STYLE: Any = {
     "svg.hashsalt": "mmtune",  # ids inside an SVG are random without it
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
