@@ -57,9 +57,10 @@ class Comparison:
             rows = _rows(self.world / f"{split}.json")
             found.append((_summary(seen), _lines(train, rows, blank)))
             self.display.note(f"{split}: {100 * found[-1][0]['exact_match']:.1f} % exactly right")
-        told = self._ask(model, processor, descriptions(self.world), "describe", DESCRIBING)
+        self._ask(model, processor, descriptions(self.world), "describe", DESCRIBING)
+        told = [same_things(item) for item in _items(self.output / "describe" / "items.jsonl").values()]
         (scores, baselines), (held_out, held_out_lines) = found
-        described = {"exact_match": told["exact_match"], "n": told["n"]}
+        described = {"same_things": sum(told) / len(told), "n": len(told)}
         return {**scores, "held_out": held_out, "describe": described}, {**baselines, "held_out": held_out_lines}
 
     def _ask(
@@ -95,6 +96,12 @@ def descriptions(world: Path) -> list[Sample]:
         asked = Turn("user", (*sample.media, Text(f"\n{DESCRIBE}")))
         found.append(Sample(sample.id, (asked, Turn("assistant", (Text(gold),))), sample.source))
     return found
+
+
+def same_things(item: Mapping[str, Any]) -> bool:
+    """Whether a description names exactly the things of the right one, in any order."""
+    said, right = (sorted(str(item[key]).strip().rstrip(".").split(" and ")) for key in ("prediction", "gold"))
+    return said == right
 
 
 def _summary(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,19 +146,26 @@ def gallery(world: Path, answers: Mapping[str, Path], label: Callable[[str], str
     asked = {name: _items(folder / "test" / "items.jsonl") for name, folder in answers.items()}
     told = {name: _items(folder / "describe" / "items.jsonl") for name, folder in answers.items()}
     several = [sample for sample in descriptions(world) if " and " in (sample.answer or "")]
-    return [*_cards(several, told, label, _SHOWN_DESCRIBED), *_cards(samples, asked, label, _SHOWN)]
+    return [
+        *_cards(several, told, label, same_things, _SHOWN_DESCRIBED),
+        *_cards(samples, asked, label, lambda item: bool(item["exact_match"]), _SHOWN),
+    ]
 
 
 def _cards(
-    samples: Sequence[Sample], items: Mapping[str, Mapping[str, Any]], label: Callable[[str], str], count: int
+    samples: Sequence[Sample],
+    items: Mapping[str, Mapping[str, Any]],
+    label: Callable[[str], str],
+    is_right: Callable[[Mapping[str, Any]], bool],
+    count: int,
 ) -> list[Shown]:
     rows = [sample for sample in samples if all(sample.id in found for found in items.values())]
-    wrong = [any(not found[sample.id]["exact_match"] for found in items.values()) for sample in rows]
+    wrong = [not all(is_right(found[sample.id]) for found in items.values()) for sample in rows]
     cards = []
     for place in pick(rows, wrong, count):
         found = {label(name): given[rows[place].id] for name, given in items.items()}
         said = {name: item["prediction"] for name, item in found.items()}
-        cards.append(show(rows[place], said, {name: bool(item["exact_match"]) for name, item in found.items()}))
+        cards.append(show(rows[place], said, {name: is_right(item) for name, item in found.items()}))
     return cards
 
 

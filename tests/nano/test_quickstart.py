@@ -11,6 +11,7 @@ import pytest
 from mmtune.core.errors import Interruption, NumericalError, UsageError
 from mmtune.model.build import build_model
 from mmtune.nano import quickstart as module
+from mmtune.nano.comparison import same_things
 from mmtune.nano.quickstart import quickstart
 from mmtune.train.display import LoggingDisplay
 from mmtune.train.recipe import Recipe
@@ -123,3 +124,18 @@ def test_another_seed_in_the_same_folder_is_refused(
     quickstart(("llava",), tmp_path / "out", sizes=SIZES, progress=LoggingDisplay(), **base)
     with pytest.raises(UsageError, match="seed: 0 -> 1"):
         quickstart(("llava",), tmp_path / "out", seed=1, sizes=SIZES, **base)
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        ("a small red star at the top left and a big blue circle at the middle right.", True),
+        ("a big blue circle at the middle right and a small red star at the top left", True),
+        ("a big blue circle at the middle right.", False),
+        ("a big red circle at the middle right and a small blue star at the top left.", False),
+        ("", False),
+    ],
+)
+def test_a_description_may_name_things_in_any_order(said: str, right: bool) -> None:
+    gold = "a small red star at the top left and a big blue circle at the middle right."
+    assert same_things({"prediction": said, "gold": gold}) == right
