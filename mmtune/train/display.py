@@ -56,8 +56,9 @@ class LoggingDisplay:
         if now - self._said < self._seconds:
             return
         self._said = now
+        loss = "none" if row["loss"] is None else f"{row['loss']:.4f}"
         rate = row.get("samples_per_second", 0.0)
-        _LOG.info("step %s/%s  loss %.4f  %.1f samples/s", row["step"], self._total, row["loss"], rate)
+        _LOG.info("step %s/%s  loss %s  %.1f samples/s", row["step"], self._total, loss, rate)
 
     def note(self, text: str) -> None:
         """Log a remark."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -163,7 +163,7 @@ class Feed:
         """Micro-batches of one epoch."""
         return -(-self.mixture.epoch_size // self.batch_size)
 
-    def steps(self, first: int) -> Iterator[list[MicroBatch]]:
+    def steps(self, first: int) -> Generator[list[MicroBatch], None, None]:
         """Endless steps from one on (counted from 0), each a list of collated micro-batches."""
         epoch, offset = divmod(first, self.steps_per_epoch)
         while True:
@@ -186,7 +186,7 @@ class Feed:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer's threads do not survive a fork
         yield from DataLoader(
             self.encoding,
-            batch_sampler=list(batches),
+            batch_sampler=[list(batch) for batch in batches],
             collate_fn=self.encoding.collate,
             num_workers=self.workers,
             worker_init_fn=_ignore_interrupts,

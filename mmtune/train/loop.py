@@ -100,12 +100,12 @@ class Loop:
                 metrics.write(row)
                 self._display.step(row)
                 self._track(row)
-                if self.step - first == _CHECK_AFTER:
+                if first == 0 and self.step == _CHECK_AFTER:
                     moved(saw_media=with_media >= _CHECK_AFTER - 1)
                 self._between_steps(metrics)
         finally:
             steps.close()
-        if 0 < self.step - first < _CHECK_AFTER:
+        if first == 0 and self.step < _CHECK_AFTER:
             moved(saw_media=False)
         if first < self.step and self.saver.last_saved != self.step:
             self._save(metrics)
@@ -151,7 +151,7 @@ class Loop:
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
 
-    def _one_step(self, steps: Iterator[Sequence[MicroBatch]]) -> tuple[dict[str, Any], bool]:
+    def _one_step(self, steps: Iterator[list[MicroBatch]]) -> tuple[dict[str, Any], bool]:
         clock = Clock()
         micro = next(steps)
         for part in micro:
@@ -162,10 +162,8 @@ class Loop:
         rates = set_rates(self._optimizer.optimizer, self._groups, self._multiplier())
         loss, norm, targets = self._update(batches) if batches else (None, None, 0)
         self.step += 1
-        samples, tokens = (
-            sum(len(batch["ids"]) for batch in batches),
-            sum(int(b["attention_mask"].sum()) for b in batches),
-        )
+        samples = sum(len(batch["ids"]) for batch in batches)
+        tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
         seconds = clock.seconds
         self.totals.samples += samples
         self.totals.tokens += tokens

@@ -77,7 +77,7 @@ def save_checkpoint(
 
 def newest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint whose manifest holds, and a line for each newer one that is damaged."""
-    notes = []
+    notes: list[str] = []
     for folder in list_checkpoints(root):
         fault = _fault(folder)
         if fault is None:
@@ -104,7 +104,7 @@ def random_state() -> dict[str, Any]:
     name, keys, position, has_gauss, cached = numpy.random.get_state()
     found: dict[str, Any] = {
         "python": [version, list(internal), gauss],
-        "numpy": [name, keys.tolist(), position, has_gauss, cached],
+        "numpy": [name, numpy.asarray(keys).tolist(), position, has_gauss, cached],
         "torch": _hex(torch.get_rng_state()),
     }
     if torch.cuda.is_available():
