@@ -1,0 +1,108 @@
+"""The figures of a run of ``methods.py`` as markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NAMES = {"llava": "LLaVA", "vlora": "VLoRA"}
+BASES = {"nano": "nano", "100m": "100M + ViT-B/16"}
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """Both tables, with what they were measured on and how to read them."""
+    cases = results["cases"]
+    loads = [load for case in cases for load in case["load"]]
+    env = results["environment"]
+    machine = (
+        f"{env['processor']}, {env['cores']} cores ({env['threads']} used), {env['memory_gib']} GiB, {env['system']}; "
+        f"Python {env['python']}, torch {env['torch']}, transformers {env['transformers']}; commit {env['commit']}; "
+        f"{env['date']}; load average {min(loads):.1f} to {max(loads):.1f} on {env['cores']} cores meanwhile."
+    )
+    return "\n".join(
+        [
+            "# LLaVA and VLoRA measured",
+            "",
+            machine,
+            "",
+            "float32, only the method trained, random pictures and tokens, one process a case. Seconds are medians of",
+            "wall clock. Under a load beyond the cores they tell of the others' work too: processor seconds (the least",
+            "of all steps) do not, and the ratios below are made of them. Memory is the growth of the process from",
+            "before the model is built to its peak, weights included.",
+            "",
+            "## Training",
+            "",
+            *_table(_training_rows(cases)),
+            "",
+            "## VLoRA against LLaVA by length of text",
+            "",
+            "VLoRA's share of LLaVA's cost. FLOPs by the formulas of `flops.py` for reading one prompt; measured:",
+            "processor seconds of reading the same prompt, without and with the image encoder, and of a training step.",
+            "",
+            *_table(_ratio_rows(cases)),
+            "",
+        ]
+    )
+
+
+def _training_rows(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {
+            "base": BASES[case["base"]],
+            "method": NAMES[case["method"]],
+            "text tokens": str(case["text"]),
+            "positions": str(case["positions"]),
+            "batch": str(case["batch_size"]),
+            "s/step": f"{case['train_step']['median_s']:.3f}",
+            "samples/s": f"{case['batch_size'] / case['train_step']['median_s']:.2f}",
+            "processor s/step": f"{case['train_step']['processor_s']:.3f}",
+            "peak memory": f"{case['peak_memory_bytes'] / 2**20:,.0f} MiB",
+            "trainable": f"{case['parameters']['trainable']:,}",
+            "checkpoint": f"{case['checkpoint_bytes'] / 1e6:,.1f} MB",
+        }
+        for case in cases
+    ]
+
+
+def _ratio_rows(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    found = {(case["base"], case["text"], case["method"]): case for case in cases}
+    rows = []
+    for base, text, method in found:
+        if method != "llava" or (base, text, "vlora") not in found:
+            continue
+        llava, vlora = found[base, text, "llava"], found[base, text, "vlora"]
+        rows.append(
+            {
+                "base": BASES[base],
+                "text tokens": str(text),
+                "LLaVA GFLOP": f"{llava['flops']['language_side'] / 1e9:.2f}",
+                "VLoRA GFLOP": f"{vlora['flops']['language_side'] / 1e9:.2f}",
+                "FLOPs ratio": f"{_flops(vlora) / _flops(llava):.2f}",
+                "measured": f"{_reading(vlora) / _reading(llava):.2f}",
+                "FLOPs ratio with encoder": f"{_flops(vlora, encoder=True) / _flops(llava, encoder=True):.2f}",
+                "measured with encoder": f"{_seconds(vlora, 'forward') / _seconds(llava, 'forward'):.2f}",
+                "training step": f"{_seconds(vlora, 'train_step') / _seconds(llava, 'train_step'):.2f}",
+            }
+        )
+    return rows
+
+
+def _flops(case: Mapping[str, Any], *, encoder: bool = False) -> float:
+    return float(case["flops"]["language_side"] + (case["flops"]["encoder"] if encoder else 0))
+
+
+def _seconds(case: Mapping[str, Any], what: str) -> float:
+    return float(case[what]["processor_s"])
+
+
+def _reading(case: Mapping[str, Any]) -> float:
+    """Reading a prompt, less what the encoder takes alone."""
+    return _seconds(case, "forward") - _seconds(case, "encoder")
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    if not rows:
+        return ["(nothing measured)"]
+    head = list(rows[0])
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return lines + [f"| {' | '.join(row[name] for name in head)} |" for row in rows]
