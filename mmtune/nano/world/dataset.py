@@ -32,14 +32,20 @@ from mmtune.nano.world.scene import (
 
 Row = dict[str, Any]
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same seed gives other rows or other pictures."""
 
-TURNS = 6
-"""Questions about one training picture."""
+_DESCRIBED_SHARE = 0.33  # of training pictures are only described; the others are only asked about
+_LOOKUPS = {
+    "shape": {"color_of_shape": 2, "position_of_shape": 2, "size_of_shape": 1},
+    "color": {"shape_of_color": 2, "position_of_color": 2, "size_of_color": 1},
+}
+"""Types by what their questions name, with how often they are asked."""
 
-_DESCRIBE_SHARE = 0.25  # of training pictures that are also described: about one turn in 25
-_TRAIN_NUMBERS = (25, 35, 40)  # weights of scenes of one, two and three things
+_TYPES_ASKED = {1: 3, 2: 3, 3: 2}
+"""How many of these types a training row has, by the number of things."""
+
+_TRAIN_NUMBERS = (10, 40, 50)  # weights of scenes of one, two and three things
 _TEST_NUMBERS = (10, 35, 55)
 _COUNT_NUMBERS = (1, 1, 1)  # when the number is asked for, no number is the better guess
 
@@ -102,19 +108,29 @@ def ask_held_out(scene: Scene, rng: random.Random, type: str) -> Question:
     return question
 
 
+def _ask_all(scene: Scene, rng: random.Random) -> list[Question]:
+    """Ask the same of every thing, for some types, and one yes/no question and the number somewhere between.
+
+    Side by side the answers tell whose attribute is wanted; single questions are answered as well by naming any that
+    occurs, and what belongs together is learnt much later. All questions of a row name the same attribute, and none
+    follows a description: else a model reads answers from the turns before instead of the picture.
+    """
+    weights = dict(_LOOKUPS[rng.choice(list(_LOOKUPS))])
+    asked = [ask_seen(scene, rng, "yesno"), ask(scene, rng, "count")]
+    for _ in range(_TYPES_ASKED[len(scene.things)]):
+        type = rng.choices(list(weights), list(weights.values()))[0]
+        del weights[type]
+        asked += [ask(Scene((thing,), scene.background), rng, type) for thing in scene.things]
+    return rng.sample(asked, len(asked))
+
+
 def _training_rows(rng: random.Random, name: str) -> tuple[Scene, list[tuple[str, Row]]]:
     number = _draw_number(rng, _TRAIN_NUMBERS)
     scene = sample_scene(rng, number, number, held_out=False)
-    questions: dict[str, Question] = {}
-    while len(questions) < TURNS:
-        question = ask_seen(scene, rng, rng.choice(SHORT_TYPES))
-        questions.setdefault(question.text.lower(), question)
-    asked = list(questions.values())
-    if rng.random() < _DESCRIBE_SHARE:
-        asked[rng.randrange(TURNS)] = ask(scene, rng, "describe")
+    described = ask(scene, rng, "describe")
+    asked = [described] if rng.random() < _DESCRIBED_SHARE else _ask_all(scene, rng)
     base: Row = {"id": name, "image": f"images/{name}.png"}
     qa = base | {"types": [question.type for question in asked], "conversations": _turns(asked)}
-    described = ask(scene, rng, "describe")
     told = base | {"types": ["describe"], "conversations": _turns([described])}
     return scene, [("train", qa), ("pretrain", told)]
 
@@ -172,7 +188,8 @@ def write_dataset(
 ) -> Path:
     """Write pictures and questions about them; all or nothing.
 
-    ``pretrain.json`` describes each training picture in one turn, ``train.json`` asks six questions about it.
+    ``pretrain.json`` describes each training picture in one turn, ``train.json`` asks about it, or in a
+    third of the rows for the description again.
     ``val.json``, ``test.json`` and ``test_heldout.json`` hold one question a row, every short type in turn, with
     ``type`` and ``scene`` beside it. Only ``test_heldout.json`` has pairs of ``HELD_OUT``, and asks about them.
     ``dataset.json`` says what was written.
