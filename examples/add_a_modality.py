@@ -51,10 +51,11 @@ class Series(mmtune.Modality):
 
     def load(self, item: Any) -> dict[str, Tensor]:
         try:
-            numbers = [float(line) for line in Path(item).read_text().split()] if isinstance(item, (str, Path)) else item
+            from_file = isinstance(item, (str, Path))
+            numbers = [float(word) for word in Path(item).read_text().split()] if from_file else item
             values = torch.tensor(numbers, dtype=torch.float32)
         except (OSError, ValueError, TypeError) as error:
-            raise MediaError(f"Not a series: {error}", where=str(item), fix="give a file of numbers or a list") from error
+            raise MediaError(f"Not a series: {error}", where=str(item), fix="give a file or a list") from error
         windows = -(-len(values) // self.settings.window)
         padded = nn.functional.pad(values, (0, windows * self.settings.window - len(values)))
         return {"windows": padded.view(windows, self.settings.window)}  # [P, window]
@@ -79,7 +80,9 @@ class Series(mmtune.Modality):
 
     def save_source(self, encoder: nn.Module, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, f"{folder}/model.safetensors")
+        save_file(
+            {name: value.contiguous() for name, value in encoder.state_dict().items()}, f"{folder}/model.safetensors"
+        )
         (Path(folder) / "config.json").write_text(json.dumps({"width": self.width}))
 
 
