@@ -1,6 +1,6 @@
 """A method of your own: one class, one entry point.
 
-"Gist" reads a picture as a few tokens: learned queries attend to the patches once. In a package of yours the entry point
+"Gist" reads a picture as a few tokens: learned queries attend to the patches once. In a package of yours the entry
 would be
 
     [project.entry-points."mmtune.methods"]
