@@ -27,18 +27,14 @@ from mmtune.modalities.image import ImageModality
 from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.sources import resolve_source
+from mmtune.train.presets import load_preset
 
 # The published generator (dim 512, depth 8, rank 64) has 12 % of a 7B model's parameters and would have three times
-# those of a 100M model: it is made smaller with the language model. Nano's is that of its own recipes.
-SETTINGS: Mapping[tuple[str, str], Mapping[str, Any]] = {
-    ("nano", "llava"): {"projector": "mlp2x_gelu"},
-    ("nano", "vlora"): {
-        "dim": 128, "depth": 2, "heads": 4, "rank": 8, "every": 1, "alpha": None,
-        "initialization": "scaled", "normalize_features": True,
-    },
-    ("100m", "llava"): {"projector": "mlp2x_gelu"},
-    ("100m", "vlora"): {"dim": 256, "depth": 4, "heads": 8, "rank": 16, "every": 4, "alpha": 16},
-}  # fmt: skip
+# those of a 100M model: it is made smaller with the language model.
+SETTINGS_100M: Mapping[str, Mapping[str, Any]] = {
+    "llava": {"projector": "mlp2x_gelu"},
+    "vlora": {"rank": 16, "dim": 256, "depth": 4, "heads": 8, "types": "qkvom", "every": 4, "alpha": 16},
+}
 LANGUAGE_100M = {
     "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12,
     "vocab_size": 20480, "tie_word_embeddings": True, "max_position_embeddings": 2048,
@@ -67,7 +63,14 @@ def main() -> None:
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
     found["load"] = [round(load_before, 2), round(psutil.getloadavg()[0], 2)]
-    print(json.dumps({**case, **found}))
+    print(json.dumps({**case, "settings": dict(settings_of(case["base"], case["method"])), **found}))
+
+
+def settings_of(base: str, method: str) -> Mapping[str, Any]:
+    """The settings of the method: for nano those of its own recipe."""
+    if base == "nano":
+        return load_preset(f"nano-{method}-finetune")["model"]["settings"]  # type: ignore[no-any-return]
+    return SETTINGS_100M[method]
 
 
 def build(base: str, method: str, scratch: Path) -> MMTuneModel:
@@ -86,7 +89,9 @@ def build(base: str, method: str, scratch: Path) -> MMTuneModel:
         lm = LlamaForCausalLM(LlamaConfig(**LANGUAGE_100M))
     image = ImageModality.from_source(vision)
     encoder = image.load_encoder(torch.float32) if base == "nano" else CLIPVisionModel(image.encoder_config)
-    config = MMTuneConfig(method=method, settings=dict(SETTINGS[base, method]), encoders={"image": {"source": vision}})
+    config = MMTuneConfig(
+        method=method, settings=dict(settings_of(base, method)), encoders={"image": {"source": vision}}
+    )
     model = MMTuneModel(config, lm, {"image": encoder}, {"image": image})
     model.requires_grad_(False)
     model.set_trainable(["method"])
@@ -168,7 +173,7 @@ def checkpoint_bytes(model: MMTuneModel, folder: Path) -> int:
 
 def flops(model: MMTuneModel, case: Mapping[str, Any]) -> dict[str, float]:
     """Operations by formula for reading one row, encoder apart."""
-    sizes = sizes_of(model, SETTINGS[case["base"], "vlora"])
+    sizes = sizes_of(model, settings_of(case["base"], "vlora"))
     text = case["text"]
     found = sizes.llava(text) if case["method"] == "llava" else sizes.vlora(text, slots=1)
     return {"language_side": found, "encoder": sizes.encoder.forward()}
@@ -180,7 +185,11 @@ def sizes_of(model: MMTuneModel, settings: Mapping[str, Any]) -> Sizes:
     head = lm.hidden_size // lm.num_attention_heads
     kv = head * lm.num_key_value_heads
     generator = WeightsGenerator(
-        settings["dim"], settings["depth"], settings["rank"], 5, lm.num_hidden_layers // settings["every"]
+        dim=settings["dim"],
+        depth=settings["depth"],
+        rank=settings["rank"],
+        types=len(settings["types"]),
+        active_layers=lm.num_hidden_layers // settings["every"],
     )
     return Sizes(
         LanguageModel(lm.num_hidden_layers, lm.hidden_size, lm.intermediate_size, lm.vocab_size, kv),

@@ -1,0 +1,123 @@
+"""The digits example: its data, and (slowly) that a user who copies its commands gets a reader of handwriting."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"
+WITHOUT = "scikit-learn holds the digits"
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    pytest.importorskip("sklearn", reason=WITHOUT)
+    spec = importlib.util.spec_from_file_location("make_digits", EXAMPLE / "make_digits.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def made(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    counts = {part: sum(found.values()) for part, found in example.make_digits(folder).items()}
+    assert counts == {"test": 359, "val": 149, "train": 4 * 1289}
+    return folder
+
+
+def rows(folder: Path, part: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / f"{part}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_a_fifth_is_held_out(made: Path) -> None:
+    seen: set[str] = set()
+    for part, scans, copies in (("train", 1289, 4), ("val", 149, 1), ("test", 359, 1)):
+        found = rows(made, part)
+        own = {row["id"].partition("-")[0] for row in found}  # the scan, of which there may be several pictures
+        assert len(own) == scans
+        assert len({row["id"] for row in found}) == len({row["image"] for row in found}) == scans * copies
+        assert not own & seen
+        seen |= own
+    assert len(seen) == 1797
+    assert 359 == 1797 // 5
+
+
+def test_rows_ask_in_several_ways_and_answer_with_a_figure(example: ModuleType, made: Path) -> None:
+    for part in ("train", "val", "test"):
+        asked: Counter[str] = Counter()
+        for row in rows(made, part):
+            question, answer = (turn["value"] for turn in row["conversations"])
+            asked[question.removeprefix("<image>\n")] += 1
+            assert answer == row["type"]
+            assert answer in list("0123456789")
+        assert set(asked) == set(example.QUESTIONS)
+    assert len({row["type"] for row in rows(made, "test")}) == 10
+
+
+def test_pictures_have_the_size_of_the_encoder(made: Path) -> None:
+    with Image.open(made / rows(made, "test")[0]["image"]) as picture:
+        assert picture.size == (96, 96)
+        assert picture.mode == "RGB"
+        low, high = picture.convert("L").getextrema()
+    assert low < 100  # dark ink
+    assert high > 200  # on white paper
+
+
+def test_copies_of_a_scan_differ(made: Path) -> None:
+    scan = rows(made, "train")[0]["id"].partition("-")[0]
+    assert len({(made / "images" / f"{scan}-{copy}.png").read_bytes() for copy in range(4)}) == 4
+
+
+def test_the_same_seed_gives_the_same_bytes(example: ModuleType, made: Path, tmp_path: Path) -> None:
+    example.make_digits(tmp_path / "again")
+    example.make_digits(tmp_path / "other", seed=1)
+    for name in ("train.json", "test.json", rows(made, "train")[0]["image"]):
+        assert (tmp_path / "again" / name).read_bytes() == (made / name).read_bytes()
+    assert (tmp_path / "other" / "test.json").read_bytes() != (made / "test.json").read_bytes()
+
+
+def test_every_row_is_fit_for_training(made: Path, tmp_path: Path) -> None:
+    from mmtune.data.prepare import prepare
+
+    found = prepare([made / "train.json", made / "val.json"], tmp_path / "prepared", check_media="decode")
+    assert (found["rows"], found["rejected"]) == (4 * 1289 + 149, 0)
+
+
+@pytest.mark.parametrize("method", ["llava", "vlora"])
+def test_recipes_are_complete(method: str) -> None:
+    from mmtune.train.recipe import check_method_settings, resolve
+
+    recipe = resolve("finetune", file=EXAMPLE / f"digits-{method}.yaml")
+    check_method_settings(recipe)
+    assert recipe.method == method
+    assert recipe.train.max_steps is None  # nano's own recipes have one, which would cut the epochs short
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["llava"])
+def test_training_reads_handwriting(method: str, made: Path, tmp_path: Path) -> None:
+    from mmtune.data.prepare import prepare
+    from mmtune.evaluation.run import evaluate
+    from mmtune.model.build import load
+    from mmtune.train.recipe import resolve
+    from mmtune.train.run import train
+
+    for part in ("train", "val"):
+        prepare([made / f"{part}.json"], tmp_path / part)
+    given = {"data.train": [str(tmp_path / "train")], "data.validation": [str(tmp_path / "val")], "run.device": "cpu"}
+    recipe = resolve("finetune", file=EXAMPLE / f"digits-{method}.yaml", overrides=given)
+    done = train(recipe, verb="finetune", output=tmp_path / "run")
+    model, processor = load(done["model"], device="cpu")
+    found = evaluate(model, processor, benchmark="qa", data=made / "test.json", output=tmp_path / "eval", batch_size=32)
+    assert found["scores"]["exact_match"] >= 0.9
