@@ -16,7 +16,7 @@ from mmtune.core.errors import Interruption, MMTuneError, UsageError
 from mmtune.core.registry import canonical
 from mmtune.data.prepare import prepare
 from mmtune.nano.comparison import Comparison, gallery
-from mmtune.nano.world.dataset import write_dataset
+from mmtune.nano.world.dataset import FORMAT, write_dataset
 from mmtune.report.html import write_quickstart_report
 from mmtune.report.quickstart import label
 from mmtune.report.run import read_rows
@@ -61,7 +61,7 @@ def quickstart(
         Interruption: A signal asked to stop.
         MMTuneError: Every method failed; the first error is raised.
     """
-    settings = {"seed": seed, "base": base, "vision": vision, "sizes": dict(sizes), "sets": list(sets)}
+    settings = {"seed": seed, "base": base, "vision": vision, "sizes": dict(sizes), "sets": list(sets), "world": FORMAT}
     work = _Workplace(Path(output), settings, progress or LoggingDisplay())
     found: dict[str, dict[str, Any]] = {}
     errors: list[Exception] = []

@@ -84,19 +84,21 @@ def _figures(status: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
     """The few numbers that stand at the top."""
     loss = status.get("loss") or {}
     found = [
-        {"name": "loss, last steps", "value": loss.get("last"), "kind": "loss", "note": _first(loss)},
+        {"name": "loss", "value": loss.get("last"), "kind": "loss", "note": _first(loss)},
         {"name": "trained parameters", "value": status.get("trainable_parameters"), "kind": "count", "note": None},
         {"name": "time", "value": status.get("seconds"), "kind": "seconds", "note": _pace(status)},
     ]
     validation = [(row["validation_loss"], row["step"]) for row in rows if row.get("validation_loss") is not None]
     if validation:
         best, step = min(validation)
-        found.insert(1, {"name": "validation loss, best", "value": best, "kind": "loss", "note": f"at step {step:,}"})
+        found.insert(
+            1, {"name": "validation loss", "value": best, "kind": "loss", "note": f"the lowest, at step {step:,}"}
+        )
     return [figure for figure in found if figure["value"] is not None]
 
 
 def _first(loss: Mapping[str, Any]) -> str | None:
-    return f"from {loss['first']:.3f} at the start" if loss.get("first") is not None else None
+    return f"at the end, {loss['first']:.3f} at the start" if loss.get("first") is not None else None
 
 
 def _pace(status: Mapping[str, Any]) -> str | None:
