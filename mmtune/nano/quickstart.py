@@ -89,11 +89,11 @@ class _Workplace:
         path = folder / STATE
         if path.is_file():
             self.state = json.loads(path.read_text(encoding="utf-8"))
-            if self.state["settings"] != settings:
-                old = self.state["settings"]
-                changed = [
-                    f"{key}: {old.get(key)!r} -> {value!r}" for key, value in settings.items() if old.get(key) != value
-                ]
+            old = self.state["settings"]
+            changed = [
+                f"{key}: {old[key]!r} -> {value!r}" for key, value in settings.items() if old.get(key, value) != value
+            ]
+            if changed:
                 raise UsageError(
                     f"The folder holds another quickstart. {'; '.join(changed)}",
                     where=str(folder),
