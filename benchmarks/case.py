@@ -113,11 +113,10 @@ def make_batch(model: MMTuneModel, size: int, text: int) -> dict[str, Any]:
 
 
 def measure(model: MMTuneModel, batch: dict[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
-    """Times of a training step, of reading a prompt, and of the encoder alone."""
+    """Times of a training step, and of reading a prompt with the encoder and without it."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     prompt = {key: value for key, value in batch.items() if key != "labels"}
-    image, encoder = model.modalities["image"], model.encoders["image"]
 
     def step() -> None:
         model(**batch).loss.backward()
@@ -129,17 +128,18 @@ def measure(model: MMTuneModel, batch: dict[str, Any], case: Mapping[str, Any]) 
         with torch.no_grad():
             model(**prompt, use_cache=False)
 
-    def encode() -> None:
-        with torch.no_grad():
-            image.encode(encoder, batch["media"]["image"])
-
     model.train()
     step_times = timed(step, case["steps"])
     model.eval()
+    with_encoder = timed(read, case["steps"])
+    image = model.modalities["image"]
+    with torch.no_grad():
+        seen = image.encode(model.encoders["image"], batch["media"]["image"])
+    image.encode = lambda encoder, inputs: seen  # type: ignore[method-assign]
     return {
         "train_step": step_times,
-        "forward": timed(read, case["steps"]),
-        "encoder": timed(encode, case["steps"]),
+        "forward": with_encoder,
+        "forward_without_encoder": timed(read, case["steps"]),
         "positions": batch["input_ids"].shape[1],
     }
 

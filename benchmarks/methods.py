@@ -23,14 +23,14 @@ from tables import render
 
 HERE = Path(__file__).parent
 TEXTS = (32, 128, 512)
-STEPS = {"nano": 8, "100m": 2}
+STEPS = {"nano": 20, "100m": 3}
 BATCH = {"nano": 4, "100m": 1}
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure LLaVA and VLoRA on nano and on a random 100M model.")
-    parser.add_argument("--quick", action="store_true", help="short texts only, one or two timed steps")
+    parser.add_argument("--quick", action="store_true", help="short texts only, a third of the steps")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads of each case")
     parser.add_argument("--base", choices=sorted(STEPS), action="append", help="only this base")
     parser.add_argument("--output", type=Path, help="folder for methods.md and methods.json [default: none]")
@@ -60,7 +60,7 @@ def planned(bases: list[str], quick: bool, threads: int) -> list[dict[str, Any]]
             "method": method,
             "text": text,
             "batch_size": BATCH[base],
-            "steps": min(STEPS[base], 2 if base == "nano" else 1) if quick else STEPS[base],
+            "steps": STEPS[base] // 3 if quick else STEPS[base],
             "threads": threads,
         }
         for base in bases

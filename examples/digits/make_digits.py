@@ -28,7 +28,7 @@ QUESTIONS = (
 )
 SIDE = 96  # what nano's image encoder reads; the scans have 8
 COPIES = 4  # pictures of a training scan: as it is, and turned and moved
-TURN, MOVE = 10, 8  # at most so many degrees, and pixels of 96
+TURN, MOVE = 8, 3  # at most so many degrees, and pixels of 96
 WHITE, LEVELS = 255, 16  # of a picture, and of a scan's ink
 
 
