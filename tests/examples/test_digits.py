@@ -105,7 +105,7 @@ def test_recipes_are_complete(method: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["llava"])
+@pytest.mark.parametrize("method", ["vlora"])
 def test_training_reads_handwriting(method: str, made: Path, tmp_path: Path) -> None:
     from mmtune.data.prepare import prepare
     from mmtune.evaluation.run import evaluate
