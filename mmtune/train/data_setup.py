@@ -95,7 +95,9 @@ def _tables(recipe: Recipe, verb: str, display: Display) -> tuple[list[Table], l
 def _named_validation(recipe: Recipe) -> Table | None:
     if not recipe.data.validation:
         return None
-    return _Joined([_open(recipe, source.path, limit=source.limit) for source in recipe.data.validation])
+    tables = [_open(recipe, source.path, limit=source.limit, split="train") for source in recipe.data.validation]
+    # A folder that was prepared with a validation split means that split; a file or an unsplit folder means all of it.
+    return _Joined([table if table.validation is None else table.validation for table in tables])
 
 
 def _open(recipe: Recipe, path: str | Path, *, limit: int | None = None, split: str | None = None) -> Any:

@@ -60,9 +60,15 @@ def section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def merge(layers: Iterable[Layer]) -> dict[str, Any]:
-    """The values of all layers, later ones on top."""
+    """The values of all layers, later ones on top.
+
+    A layer that says ``train.epochs`` alone also lifts a ``train.max_steps`` from below, which would cut its epochs short.
+    """
     merged: dict[str, Any] = {}
     for layer in layers:
+        said = section(layer.values, "train")
+        if "epochs" in said and "max_steps" not in said:
+            merged = over(merged, {"train": {"max_steps": None}})
         merged = over(merged, layer.values)
     return merged
 

@@ -36,6 +36,14 @@ def test_layers_lie_on_top_of_each_other(tmp_path: Path) -> None:
     assert recipe.train.weight_decay == 0.0
 
 
+def test_epochs_alone_lift_the_steps_of_a_lower_layer() -> None:
+    assert resolve("finetune", overrides={"method": "vlora"}).train.max_steps is not None
+    longer = resolve("finetune", overrides={"method": "vlora", "train.epochs": 3.0}).train
+    assert (longer.epochs, longer.max_steps) == (3.0, None)
+    both = resolve("finetune", overrides={"method": "vlora", "train.epochs": 3.0, "train.max_steps": 5}).train
+    assert (both.epochs, both.max_steps) == (3.0, 5)
+
+
 def test_one_learning_rate_keeps_the_others() -> None:
     recipe = resolve("finetune", preset="llava-1.5-7b-lora", overrides={"train.learning_rate": 1e-3})
     assert recipe.train.learning_rate == {"default": 1e-3, "projector": 2e-5}
