@@ -62,7 +62,7 @@ def section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def merge(layers: Iterable[Layer]) -> dict[str, Any]:
     """The values of all layers, later ones on top.
 
-    A layer that says ``train.epochs`` alone also lifts a ``train.max_steps`` from below, which would cut its epochs short.
+    A layer that says ``train.epochs`` alone also lifts a ``train.max_steps`` from below, which would cut them short.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
