@@ -34,7 +34,9 @@ PLANNED = {
     "compare": "put the `report.html` of the runs side by side",
 }
 # Verbs whose second call goes on where the first was stopped, and the option without which nothing is kept.
-RESUMABLE: dict[str, str | None] = {"pretrain": None, "finetune": None, "quickstart": None, "eval": "output"}
+RESUMABLE: dict[str, str | None] = {
+    "pretrain": None, "finetune": None, "quickstart": None, "eval": "output", "generate": "batch",
+}  # fmt: skip
 _COMMON = ("--json", "-q", "--quiet", "-v", "--verbose")
 _HELP = """Usage: mmtune VERB [OPTIONS]
 

@@ -47,7 +47,8 @@ def run(
 
     Without --model this takes the newest finished run under runs/, else the bundled nano model.
     """
-    from mmtune.cli.answering import Request, answer_batch, answer_one
+    from mmtune.cli.answering import Request, answer_one
+    from mmtune.cli.batch import answer_batch
 
     console: Console = context.obj
     media = {"image": image or [], "audio": audio or [], "video": video or [], "document": document or []}

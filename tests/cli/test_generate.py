@@ -8,12 +8,14 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mmtune.cli.requests import Reading, message_sample, prompt_sample
 from mmtune.core.errors import DataError, NotPossibleError
 from mmtune.data.sample import Media, Text
+from mmtune.model.generation import answers
 from tests.cli.conftest import Run
 
 KEYS = {"text", "token_ids", "finish_reason", "prompt", "prompt_tokens", "new_tokens", "seconds", "model"}
@@ -123,6 +125,36 @@ def test_a_batch_keeps_the_order_and_counts_failures(mmtune: Run, checkpoint: Pa
     assert [row["id"] for row in answers] == ["long", "gone", "short", "endless", "markers", "7", "8"]
     assert [("error" in row) for row in answers] == [False, True, False, True, True, True, True]
     assert KEYS - {"tokens_per_second"} <= set(answers[0])
+    assert not list(output.parent.glob("*.part"))
+
+
+def test_a_stopped_batch_goes_on(mmtune: Run, checkpoint: Path, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, output = picture.parent / "b.jsonl", picture.parent / "answers.jsonl"
+    batch.write_text("\n".join(json.dumps({"id": name, "prompt": name * 3}) for name in "abcde"))
+    command = ("generate", "--model", checkpoint, "--batch", batch, "--batch-size", "1", "--json", *SHORT)
+    assert mmtune(*command, "--output", picture.parent / "whole.jsonl").code == 0
+    asked: list[int] = []
+
+    def until(limit: int) -> Any:
+        def some(model: Any, processor: Any, samples: Any, *given: Any, **options: Any) -> Any:
+            asked.append(len(samples))
+            for number, found in enumerate(answers(model, processor, samples, *given, **options)):
+                if number == limit:
+                    raise KeyboardInterrupt
+                yield found
+
+        return some
+
+    monkeypatch.setattr("mmtune.model.generation.answers", until(2))
+    stopped = mmtune(*command, "--output", output)
+    assert stopped.code == 75
+    assert not output.exists()
+    monkeypatch.setattr("mmtune.model.generation.answers", until(99))
+    assert mmtune(*command, "--output", output).json["answered"] == 5
+    assert asked == [5, 3]
+    whole = (picture.parent / "whole.jsonl").read_text().splitlines()
+    lines = output.read_text().splitlines()
+    assert [json.loads(line)["token_ids"] for line in lines] == [json.loads(line)["token_ids"] for line in whole]
     assert not list(output.parent.glob("*.part"))
 
 
