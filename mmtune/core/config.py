@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -56,11 +56,14 @@ def _translate(kind: type[BaseModel], error: ValidationError, where: str) -> Rec
 def _model_at(kind: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel] | None:
     """The settings class that the keys of ``path`` lead to, or None inside a free-form mapping."""
     current: type[BaseModel] | None = kind
+    inside_mapping = False
     for part in path:
-        if isinstance(part, int):
+        if isinstance(part, int) or inside_mapping:  # an index, or a key of the user's choice
+            inside_mapping = False
             continue
         field = current.model_fields.get(part) if current is not None else None
         current = _settings_class(field.annotation) if field is not None else None
+        inside_mapping = field is not None and get_origin(field.annotation) is dict
     return current
 
 

@@ -7,6 +7,7 @@ METHODS = Registry(
     "mmtune.methods",
     {
         "llava": "mmtune.methods.llava:LLaVA",
+        "multi_token": "mmtune.methods.multi_token:MultiToken",
         "vlora": "mmtune.methods.vlora:VLoRA",
     },
 )

@@ -28,7 +28,7 @@ class ImageSettings(config.Settings):
     """How a picture becomes features."""
 
     layer: int = -2  # index into hidden_states; -1 is the last block's output, before any final norm
-    select: Literal["patch", "cls_patch"] = "patch"  # without or with the class token
+    select: Literal["patch", "cls_patch", "pool"] = "patch"  # without or with the class token; the pooled output alone
     aspect: Literal["square", "pad", "anyres"] = "pad"  # crop the centre, pad to a square, or cut tiles
     pinpoints: tuple[tuple[int, int], ...] = PINPOINTS  # anyres: (width, height) of the allowed canvases
     merge: Literal["flat", "spatial", "spatial_unpad"] = "spatial_unpad"  # anyres: how tiles become rows
@@ -57,9 +57,15 @@ class ImageModality(Modality):
         self.class_token = _has_class_token(encoder, source)
         if settings.select == "cls_patch" and not self.class_token:
             raise UsageError(f"{source} has no class token.", where="settings.select", fix="use select: patch")
+        if settings.select == "pool" and settings.aspect == "anyres":
+            raise UsageError(
+                "Tiles are laid out by position; a pooled picture has none.",
+                where="settings.select",
+                fix="use aspect: pad or square with select: pool",
+            )
         self.side = encoder.image_size // encoder.patch_size
         self.width = encoder.hidden_size
-        self.num_positions = self.side**2 + int(settings.select == "cls_patch")
+        self.num_positions = 1 if settings.select == "pool" else self.side**2 + int(settings.select == "cls_patch")
         self.has_line_breaks = settings.aspect == "anyres" and settings.merge == "spatial_unpad"
         depth = encoder.num_hidden_layers
         if not -depth - 1 <= settings.layer <= depth:
@@ -143,9 +149,15 @@ class ImageModality(Modality):
         return encoder.eval()
 
     def encode(self, encoder: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Read one hidden layer: ``[N, P, D]``, with mask and line breaks for tiles."""
+        """Read one hidden layer, ``[N, P, D]`` with mask and breaks for tiles, or the pooled output, ``[N, 1, D]``.
+
+        The pooled output is the encoder's own: CLIP's and DINOv2's class token after the last norm, SigLIP's attention
+        head.
+        """
         weight = next(encoder.parameters())
         pixels = inputs["pixel_values"].to(weight.dtype)
+        if self.settings.select == "pool":
+            return encoder(pixels).pooler_output.unsqueeze(1), None, None
         hidden: Tensor = encoder(pixels, output_hidden_states=True).hidden_states[self.settings.layer]
         if self.class_token and self.settings.select == "patch":
             hidden = hidden[:, 1:]

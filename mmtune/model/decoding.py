@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from mmtune.core.errors import UsageError
@@ -170,3 +170,19 @@ class TextStream(BaseStreamer):
                     held = size
                     break
         return held
+
+
+def with_own_penalty(options: Mapping[str, Any], default: float | None) -> dict[str, Any]:
+    """Options of transformers' ``generate`` whose repetition penalty counts new tokens alone, whatever the padding.
+
+    A prompt of embeddings has no ids to count. For those, transformers leaves out as many of the *new* tokens as a row
+    has padding, so that an answer would depend on its neighbours.
+
+    Args:
+        default: The penalty of the language model's own generation settings.
+    """
+    penalty = options.get("repetition_penalty", default)
+    if penalty is None or penalty == 1.0:
+        return dict(options)
+    processors = [RepetitionPenaltyLogitsProcessor(float(penalty)), *(options.get("logits_processor") or ())]
+    return {**options, "repetition_penalty": 1.0, "logits_processor": LogitsProcessorList(processors)}

@@ -23,6 +23,7 @@ from mmtune.methods import METHODS
 from mmtune.methods.base import Method
 from mmtune.modalities.base import Modality
 from mmtune.model.configuration import MMTuneConfig
+from mmtune.model.decoding import with_own_penalty
 from mmtune.model.parts import ModelParts
 from mmtune.nn.splice import splice_tokens
 
@@ -68,7 +69,9 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             self.method: Method = method_class(self.method_settings(config), self.host, self.modalities)
         self.method.attach(self.host, dict(encoders), self.slot)
         self.placeholder_ids = {name: self.host.vocab_size + index for index, name in enumerate(self.modalities)}
-        self._takes_positions = "position_ids" in inspect.signature(language_model.forward).parameters
+        accepted = inspect.signature(language_model.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        self._slices_logits = "logits_to_keep" in accepted
         self._lora: list[nn.Parameter] = []
         self.owns_language_model = False  # True: the weights travel with every save, as in a converted folder
         self.owned_encoders: set[str] = set()
@@ -81,6 +84,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         position_ids: Tensor | None = None,
         media: Media | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        target_logits_only: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Score a batch.
@@ -92,17 +96,23 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             position_ids: ``[B, T]``; counted from the attention mask when absent.
             media: Modality name to its collated inputs, among them ``owner`` ``[N]``, the sample of each item.
             num_items_in_batch: Target tokens over all micro-batches of a step; the mean of this batch when absent.
+            target_logits_only: With labels, run the LM head only where a target is predicted. Most positions of
+                instruction data predict none, and logits are the widest tensors of a step. ``logits`` are then
+                ``[K, V]``, one row a target in reading order.
         """
         perception = self.perceive(media, input_ids.shape[0])
         inputs = self._embed(input_ids, attention_mask, position_ids, perception)
         if labels is not None:
             kwargs.setdefault("use_cache", False)
+            if target_logits_only and self._slices_logits:
+                kwargs["logits_to_keep"] = _predicts_target(labels)
         with self.slot.bind(perception):
             output: CausalLMOutputWithPast = self.language_model(**inputs, **kwargs)
         if labels is not None:
-            output.loss = self._loss(output.logits, labels, num_items_in_batch)
-            if self.training and not media:
-                output.loss = output.loss + self.method.anchor().to(output.loss)
+            output.loss, scores = self._loss(output.logits, labels, num_items_in_batch)
+            output.logits = scores if target_logits_only else output.logits
+            if self.training and not self.modalities.keys() <= (media or {}).keys():
+                output.loss = output.loss + self.method.anchor().to(output.loss)  # every process touches every weight
         return output
 
     def perceive(self, media: Media | None, batch_size: int) -> Perception:
@@ -130,22 +140,24 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         if self.method.masked_slots:
             attention_mask = attention_mask.masked_fill(is_placeholder, 0)
-        elif perception.tokens:
+        else:
             for name, tokens in perception.tokens.items():
                 embeddings = splice_tokens(embeddings, input_ids == self.placeholder_ids[name], tokens)
-        elif bool(is_placeholder.any()):
-            raise ShapeError(
-                "The text has placeholders but no media came with it.", fix="pass media with the input ids"
-            )
+            if int(is_placeholder.sum()) != sum(len(tokens) for tokens in perception.tokens.values()):
+                raise ShapeError(
+                    "The text has placeholders for which no media came with it.",
+                    fix="pass the media of every modality with the input ids",
+                )
         inputs = {"inputs_embeds": embeddings, "attention_mask": attention_mask}
         return {**inputs, "position_ids": position_ids} if self._takes_positions else inputs
 
-    def _loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
-        targets = labels[:, 1:].flatten()
-        scores = logits[:, :-1].flatten(0, 1)
-        kept = (targets != IGNORED).nonzero().squeeze(-1)
-        total = nn.functional.cross_entropy(scores[kept].float(), targets[kept], reduction="sum")
-        return total / (max(len(kept), 1) if num_items is None else num_items)
+    def _loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> tuple[Tensor, Tensor]:
+        """The loss, and the scores ``[K, V]`` it is made of; ``logits`` are those or all ``[B, T, V]``."""
+        following = labels[:, 1:]
+        targets = following[following != IGNORED]  # [K]
+        scores = logits if logits.ndim == 2 else logits[_predicts_target(labels)]
+        total = nn.functional.cross_entropy(scores.float(), targets, reduction="sum")
+        return total / (max(len(targets), 1) if num_items is None else num_items), scores
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
@@ -155,6 +167,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         media: Media | None = None,
         *,
         positions: str = "training",
+        perception: Perception | None = None,
         **kwargs: Any,
     ) -> Any:
         """Continue left-padded prompts; perception is computed once and bound to every step.
@@ -162,6 +175,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         Args:
             positions: ``training`` counts positions as in training; ``original`` repeats what the cached decoding of
                 the published code does.
+            perception: What ``perceive`` gave for the same media and batch, so that it need not run again.
             kwargs: Options of transformers' ``generate``.
 
         Returns:
@@ -172,13 +186,15 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         """
         if positions not in ("training", "original"):
             raise UsageError(f"Unknown positions '{positions}'. Allowed: training, original.", fix="use 'training'")
-        perception = self.perceive(media, input_ids.shape[0])
+        if perception is None:
+            perception = self.perceive(media, input_ids.shape[0])
         inputs = self._embed(input_ids, attention_mask, None, perception)
         shift = None
         if positions == "original":
             shift = self.method.decoding_shift((input_ids >= self.host.vocab_size).sum(-1))  # [B]
         with self.slot.bind(perception), self._shifted(shift):
-            return self.language_model.generate(**inputs, **kwargs)
+            penalty = self.language_model.generation_config.repetition_penalty
+            return self.language_model.generate(**inputs, **with_own_penalty(kwargs, penalty))
 
     @contextmanager
     def _shifted(self, shift: Tensor | None) -> Iterator[None]:
@@ -245,6 +261,11 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         from mmtune.model.checkpoint import save_model
 
         save_model(self, str(save_directory))
+
+
+def _predicts_target(labels: Tensor) -> Tensor:
+    """``[B, T]`` bool: positions whose next position is a target."""
+    return nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))
 
 
 AutoModelForImageTextToText.register(MMTuneConfig, MMTuneModel)

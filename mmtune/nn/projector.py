@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+import torch
 from torch import Tensor, nn
 
-from mmtune.core.errors import UsageError
+from mmtune.core.errors import ShapeError, UsageError
 
 _MLP = re.compile(r"^mlp([1-9]\d*)x_gelu$")
 
@@ -32,9 +33,72 @@ class Projector(nn.Module):
         self.kind = kind
         self.layers = nn.Sequential(*_layers(kind, in_features, out_features))
 
+    def num_tokens(self, positions: int) -> int:
+        """Tokens made of one item with so many positions: one each."""
+        return positions
+
     def forward(self, features: Tensor) -> Tensor:
         """Project ``[..., D]`` to ``[..., H]``."""
         return self.layers(features)  # type: ignore[no-any-return]
+
+
+class VectorProjector(nn.Module):
+    """One vector an item becomes ``width`` tokens, each by an MLP of its own; all of them run as one batched product.
+
+    Args:
+        num_layers: Linear maps of each MLP, with exact GELU between them.
+        in_features: Width D of the encoder.
+        out_features: Hidden size H of the language model.
+        width: Tokens K of one item.
+
+    Source:
+        multi_token (Sshh 2023), the projector of encoders that give one vector an item.
+    """
+
+    def __init__(self, num_layers: int, in_features: int, out_features: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        layers: list[nn.Module] = [StackedLinear(width, in_features, out_features)]
+        for _ in range(num_layers - 1):
+            layers += [nn.GELU(), StackedLinear(width, out_features, out_features)]
+        self.layers = nn.Sequential(*layers)
+
+    def num_tokens(self, positions: int) -> int:
+        """Tokens made of one item, whatever its positions."""
+        return self.width
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project ``[N, 1, D]`` to ``[N, K, H]``.
+
+        Raises:
+            ShapeError: More than one position an item.
+        """
+        if features.shape[1] != 1:
+            raise ShapeError(
+                f"A vector projector takes one position an item, the encoder gave {features.shape[1]}.",
+                fix="use the projector kind 'patch', or let the encoder pool",
+            )
+        tokens: Tensor = self.layers(features.transpose(0, 1).expand(self.width, -1, -1))  # [K, N, H]
+        return tokens.transpose(0, 1)
+
+
+class StackedLinear(nn.Module):
+    """``count`` linear maps that know nothing of each other: ``[K, N, in]`` to ``[K, N, out]`` in one product.
+
+    ``weight[k]`` and ``bias[k]`` are those of ``nn.Linear(in, out)`` number k, and start as these do.
+    """
+
+    def __init__(self, count: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(count, out_features))
+        bound = in_features**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Apply map k to ``inputs[k]``."""
+        return torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight.transpose(1, 2))
 
 
 def _layers(kind: str, in_features: int, out_features: int) -> list[nn.Module]:

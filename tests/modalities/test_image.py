@@ -172,3 +172,20 @@ def test_tiles_of_several_pictures_point_into_one_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(together[index][real], alone[0][kept], atol=1e-5, rtol=1e-5)
         assert int(mask[index].sum()) == modality.positions(raw)
     assert PADDING < BREAK < 0
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2"])
+def test_pooled_output_is_the_encoders_own(kind: str, tmp_path: Path) -> None:
+    modality = ImageModality.from_source(save_tiny_vision(tmp_path, kind), settings={"select": "pool"})
+    encoder = modality.load_encoder(torch.float32)
+    inputs = modality.collate([modality.load(noise(20, 12)), modality.load(noise(9, 16))])
+    with torch.no_grad():
+        values, mask, breaks = modality.encode(encoder, inputs)
+        expected = encoder(inputs["pixel_values"]).pooler_output
+    assert (mask, breaks, modality.num_positions) == (None, None, 1)
+    assert torch.equal(values, expected.unsqueeze(1))
+
+
+def test_tiles_cannot_be_pooled(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Tiles"):
+        ImageModality.from_source(save_tiny_vision(tmp_path), settings={"select": "pool", "aspect": "anyres"})

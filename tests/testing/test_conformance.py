@@ -33,6 +33,7 @@ def clean_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("llava", {}),
         ("llava", {"projector": "linear"}),
+        ("multi_token", None),
         ("vlora", None),
         ("vlora", {**SMALL, "placeholder": "none", "types": "qv", "every": 1}),
         ("vlora", {**SMALL, "separate": False, "types": "qkvom", "alpha": None}),
