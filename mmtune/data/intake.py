@@ -16,7 +16,7 @@ from mmtune.data.media import CheckMedia, Found, MediaLookup, check_media
 from mmtune.data.messages import RowError
 from mmtune.data.reading import RawRow, read_rows
 from mmtune.data.sample import Sample
-from mmtune.data.sources import SOURCES, ParseRow, detect
+from mmtune.data.sources import ParseRow, detect, load_format
 
 _CHUNK = 1024  # rows that are checked at once
 
@@ -67,7 +67,7 @@ class Source:
             if first is None:
                 raise DataError("The file has no rows.", where=str(path), fix="give a file with rows")
             format = detect(first.value, f"{path}:{first.line}")
-        return cls(path, format, SOURCES.load(format), lookup)
+        return cls(path, format, load_format(format).parse, lookup)
 
     def rows(self) -> Iterator[RawRow]:
         """The rows as the file holds them."""

@@ -1,7 +1,8 @@
-"""Rows out of JSON and JSON Lines files, each with the line it begins on; one row at a time."""
+"""Rows out of JSON and JSON Lines files, each with the line it begins on; one row at a time, whatever the file's size."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -13,109 +14,228 @@ from mmtune.core.errors import DataError
 from mmtune.data.messages import RowError
 
 _BLANK = re.compile(r"[ \t\r\n]*")
+_CHUNK_BYTES = 1 << 22
+_NEAR_END = 16  # an error this close to what has been read so far may only mean that more must be read
 
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """A row as the file holds it.
+    """A row as the source holds it.
 
     Attributes:
-        index: Number in the file, from 0.
-        line: Line that it begins on, from 1.
-        value: What the JSON says, or a :class:`RowError` for a line that is no JSON.
+        index: Number in the source, from 0.
+        line: Line that it begins on, or its number where there are no lines; from 1.
+        value: The row, its JSON as :class:`JsonText`, or a :class:`RowError` for what cannot be read.
+        split: The split that the source puts it in, if it has splits.
     """
 
     index: int
     line: int
     value: Any
+    split: str | None = None
+
+    def parsed(self) -> Any:
+        """The value, parsed if it is text still.
+
+        Raises:
+            RowError: ``broken_json``, ``too_deep`` or ``bad_number``; or what the reader noted.
+        """
+        if isinstance(self.value, RowError):
+            raise self.value
+        return self.value.parse() if isinstance(self.value, JsonText) else self.value
+
+
+@dataclass(frozen=True, slots=True)
+class JsonText:
+    """The JSON of one row, parsed by whoever needs it, so that a row travels to another process as text."""
+
+    text: str
+
+    def parse(self) -> Any:
+        """The value.
+
+        Raises:
+            RowError: With the reason ``broken_json``, ``too_deep`` or ``bad_number``.
+        """
+        try:
+            return json.loads(self.text, parse_constant=_refuse_constant)
+        except json.JSONDecodeError as error:
+            raise RowError(
+                "broken_json", f"Broken JSON: {error.msg} (column {error.colno}).", fix="repair the line"
+            ) from error
+        except RecursionError as error:
+            raise RowError("too_deep", "The JSON is nested too deeply.", fix="flatten the row") from error
+        except ValueError as error:
+            raise RowError("bad_number", f"A number cannot be used: {error}.", fix="write it as text") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 def read_rows(path: Path) -> Iterator[RawRow]:
-    """The rows of a ``.json`` list or a JSON Lines file; which one it is, its content tells.
+    """The rows of a ``.json`` list or a JSON Lines file, parsed; which one it is, its content tells.
 
     Raises:
         DataError: A file that is missing, empty, not UTF-8, or a JSON list that is broken, with the line.
     """
-    text = _text(path)
-    start = _BLANK.match(text).end()  # type: ignore[union-attr]
-    if start == len(text):
+    for row in scan_rows(path):
+        try:
+            value = row.parsed()
+        except RowError as error:
+            value = error
+        yield RawRow(row.index, row.line, value, row.split)
+
+
+def scan_rows(path: Path) -> Iterator[RawRow]:
+    """Like :func:`read_rows`, with the rows as text; a small part of the file is in memory at a time.
+
+    Raises:
+        DataError: As :func:`read_rows`.
+    """
+    window = _Window(path)
+    window.skip_blanks()
+    if window.ended:
         raise DataError("The file is empty.", where=str(path), fix="give a file with rows")
-    if text[start] == "[":
-        return _list_rows(text, start, path)
-    if text[start] == "{":
-        return _line_rows(text)
+    first = window.text[window.position]
+    if first == "[":
+        return _list_rows(window)
+    if first == "{":
+        return _line_rows(window)
     raise DataError(
-        f"The file begins with {text[start : start + 20]!r}, which is neither a JSON list nor JSON Lines.",
-        where=f"{path}:{1 + text.count(chr(10), 0, start)}",
+        f"The file begins with {window.text[window.position : window.position + 20]!r}, "
+        "which is neither a JSON list nor JSON Lines.",
+        where=f"{path}:{window.line}",
         fix="give a .json list of rows or a .jsonl file with one row a line",
     )
 
 
-def count_rows(path: Path) -> int:
-    """How many rows a file has."""
-    return sum(1 for _ in read_rows(path))
+class _Window:
+    """The part of a text file that is being read, and the line that its position is on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.text, self.position, self.complete = path, "", 0, False
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._line, self._counted, self._lines_read = 1, 0, 1
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    @property
+    def line(self) -> int:
+        """Line of the position, from 1."""
+        self._line += self.text.count("\n", self._counted, self.position)
+        self._counted = self.position
+        return self._line
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left."""
+        return self.complete and self.position >= len(self.text)
+
+    def more(self) -> bool:
+        """Read on, forgetting what lies before the position; False at the end of the file."""
+        if self.complete:
+            return False
+        size = max(_CHUNK_BYTES, len(self.text) - self.position)  # a long row doubles what is read
+        try:
+            block = self._file.read(size)
+            text = self._decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            line = self._lines_read + error.object.count(b"\n", 0, error.start)
+            raise DataError(
+                "The file is not UTF-8 text.",
+                where=f"{self.path}:{line}",
+                fix="save it as UTF-8 JSON or JSON Lines",
+            ) from error
+        except OSError as error:
+            raise self._unreadable(error) from error
+        self._lines_read += text.count("\n")
+        _ = self.line
+        self.text, self.position, self._counted = self.text[self.position :] + text, 0, 0
+        if not block:
+            self.complete = True
+            self._file.close()
+        return True
+
+    def skip_blanks(self) -> str:
+        """Go to the next character that is no blank and return it; an empty text at the end."""
+        while True:
+            self.position = _BLANK.match(self.text, self.position).end()  # type: ignore[union-attr]
+            if self.position < len(self.text):
+                return self.text[self.position]
+            if not self.more():
+                return ""
+
+    def broken(self, reason: str, position: int | None = None) -> DataError:
+        """The error for JSON that is broken here."""
+        at = self.position if position is None else position
+        line = self.line + self.text.count("\n", self.position, at)
+        column = at - max(self.text.rfind("\n", 0, at), -1)
+        return DataError(
+            f"Broken JSON: {reason} (column {column}).",
+            where=f"{self.path}:{line}",
+            fix="repair the file at this line",
+        )
+
+    def _unreadable(self, error: OSError) -> DataError:
+        return DataError(
+            f"The file cannot be read: {error.strerror or error}.", where=str(self.path), fix="check the path"
+        )
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = 1 + error.object.count(b"\n", 0, error.start)
-        raise DataError(
-            "The file is not UTF-8 text.", where=f"{path}:{line}", fix="save it as UTF-8 JSON or JSON Lines"
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"The file cannot be read: {error.strerror or error}.", where=str(path), fix="check the path"
-        ) from error
+def _list_rows(window: _Window) -> Iterator[RawRow]:
+    window.position += 1
+    index = 0
+    if window.skip_blanks() != "]":
+        while True:
+            window.skip_blanks()
+            line = window.line
+            text = _element(window)
+            yield RawRow(index, line, JsonText(text))
+            index += 1
+            following = window.skip_blanks()
+            if following == "]":
+                break
+            if following != ",":
+                raise window.broken("a comma or the end of the list is missing")
+            window.position += 1
+    window.position += 1
+    if window.skip_blanks():
+        raise window.broken("text after the end of the list")
 
 
-def _list_rows(text: str, start: int, path: Path) -> Iterator[RawRow]:
+def _element(window: _Window) -> str:
+    """The text of the JSON value that begins at the position, which moves behind it."""
     decoder = json.JSONDecoder()
-    position, line, counted, index = start + 1, 1, 0, 0
     while True:
-        position = _BLANK.match(text, position).end()  # type: ignore[union-attr]
-        if index == 0 and text[position : position + 1] == "]":
-            break
-        line += text.count("\n", counted, position)
-        counted = position
         try:
-            value, end = decoder.raw_decode(text, position)
+            _, end = decoder.raw_decode(window.text, window.position)
         except json.JSONDecodeError as error:
-            raise _broken(path, error.lineno, error.colno, error.msg) from error
-        yield RawRow(index, line, value)
-        index += 1
-        position = _BLANK.match(text, end).end()  # type: ignore[union-attr]
-        if text[position : position + 1] == "]":
-            break
-        if text[position : position + 1] != ",":
-            at = json.JSONDecodeError("a comma or the end of the list is missing", text, position)
-            raise _broken(path, at.lineno, at.colno, at.msg)
-        position += 1
-    rest = _BLANK.match(text, position + 1).end()  # type: ignore[union-attr]
-    if rest != len(text):
-        at = json.JSONDecodeError("text after the end of the list", text, rest)
-        raise _broken(path, at.lineno, at.colno, at.msg)
-
-
-def _broken(path: Path, line: int, column: int, reason: str) -> DataError:
-    return DataError(
-        f"Broken JSON: {reason} (column {column}).", where=f"{path}:{line}", fix="repair the file at this line"
-    )
-
-
-def _line_rows(text: str) -> Iterator[RawRow]:
-    index = number = position = 0
-    while position < len(text):
-        end = text.find("\n", position)
-        end = len(text) if end < 0 else end
-        line, position, number = text[position:end], end + 1, number + 1
-        if not line.strip():
+            unfinished = error.msg.startswith("Unterminated string") or error.pos >= len(window.text) - _NEAR_END
+            if unfinished and window.more():
+                continue
+            raise window.broken(error.msg, error.pos) from error
+        except (RecursionError, ValueError) as error:
+            raise window.broken(str(error)) from error
+        if end == len(window.text) and window.more():  # a number may go on
             continue
-        value: Any
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            value = RowError("broken_json", f"Broken JSON: {error.msg} (column {error.colno}).", fix="repair the line")
-        yield RawRow(index, number, value)
-        index += 1
+        text = window.text[window.position : end]
+        window.position = end
+        return text
+
+
+def _line_rows(window: _Window) -> Iterator[RawRow]:
+    index, number = 0, window.line
+    while not window.ended:
+        end = window.text.find("\n", window.position)
+        if end < 0 and window.more():
+            continue
+        end = len(window.text) if end < 0 else end
+        text = window.text[window.position : end]
+        window.position = end + 1
+        if text.strip():
+            yield RawRow(index, number, JsonText(text))
+            index += 1
+        number += 1

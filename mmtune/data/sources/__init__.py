@@ -1,26 +1,78 @@
-"""Data formats: one file a format, each a function from a row of JSON to a Sample.
+"""Data formats: one file a format, each turning a row into a Sample.
 
-A third party adds its own by the entry-point group ``mmtune.sources``.
+A third party adds its own by the entry-point group ``mmtune.sources``: a :class:`SourceFormat`, or only a function from
+a row to a Sample, which is then used when it is named with ``--format``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import DataError
 from mmtune.core.registry import Registry
+from mmtune.data.reading import RawRow
 from mmtune.data.sample import Sample
 
 ParseRow = Callable[[dict[str, Any], str], Sample]
 """(row, id to use when the row has none) -> sample; raises RowError."""
 
+
+def _nothing(_: Any) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class SourceFormat:
+    """One data format.
+
+    Attributes:
+        parse: One row as a sample; raises ``RowError`` with a reason code.
+        recognises: Whether a first row looks like this format; the first format of :data:`ORDER` that says so is taken.
+        claims: Whether a path is in this format as a whole (a folder of several files, say) and read by ``read``.
+        read: The rows of a path that the general readers cannot read, with numbers and lines.
+        describe: What the format is called in messages.
+    """
+
+    parse: ParseRow
+    recognises: Callable[[Mapping[str, Any]], bool] = _nothing
+    claims: Callable[[Path], bool] = _nothing
+    read: Callable[[Path], Iterator[RawRow]] | None = None
+    describe: str = ""
+
+
 SOURCES = Registry(
     "data format",
     "mmtune.sources",
-    {"llava": "mmtune.data.sources.llava:parse", "messages": "mmtune.data.sources.messages:parse"},
+    {
+        "llava": "mmtune.data.sources.llava:FORMAT",
+        "sharegpt": "mmtune.data.sources.sharegpt:FORMAT",
+        "messages": "mmtune.data.sources.messages:FORMAT",
+        "alpaca": "mmtune.data.sources.alpaca:FORMAT",
+        "capsfusion": "mmtune.data.sources.capsfusion:FORMAT",
+        "captions": "mmtune.data.sources.captions:FORMAT",
+    },
 )
-_TELLING_KEYS = {"conversations": "llava", "messages": "messages"}
+ORDER = ("sharegpt", "llava", "messages", "alpaca", "capsfusion", "captions")
+"""Built-in formats in the order that they are asked in; those of others come after them, by name."""
+
+
+def load_format(name: str) -> SourceFormat:
+    """The format of a name.
+
+    Raises:
+        UsageError: No such format.
+    """
+    found = SOURCES.load(name)
+    return found if isinstance(found, SourceFormat) else SourceFormat(found)
+
+
+def all_formats() -> Iterator[tuple[str, SourceFormat]]:
+    """Every format by name, in the order that they are asked in."""
+    names = [*ORDER, *(name for name in SOURCES.names() if name not in ORDER)]
+    return ((name, load_format(name)) for name in names)
 
 
 def detect(row: Any, where: str) -> str:
@@ -30,8 +82,8 @@ def detect(row: Any, where: str) -> str:
         DataError: A row of no known format.
     """
     if isinstance(row, dict):
-        for key, name in _TELLING_KEYS.items():
-            if key in row:
+        for name, known in all_formats():
+            if known.recognises(row):
                 return name
         shown = f"an object with the keys {', '.join(sorted(map(str, row))) or '(none)'}"
     else:
@@ -39,6 +91,12 @@ def detect(row: Any, where: str) -> str:
     raise DataError(
         f"The format cannot be told: the first row is {shown}.",
         where=where,
-        fix="give rows with 'conversations' (LLaVA) or 'messages', or name the format with --format",
+        fix="give rows with 'conversations' (LLaVA), 'messages', 'instruction' and 'output', or a picture and a "
+        "caption; or name the format with --format",
         allowed=SOURCES.names(),
     )
+
+
+def claiming(path: Path) -> str | None:
+    """The format that reads a path by itself, or None."""
+    return next((name for name, known in all_formats() if known.read is not None and known.claims(path)), None)

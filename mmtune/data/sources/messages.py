@@ -12,6 +12,7 @@ from mmtune.data.checks import row_id
 from mmtune.data.markers import LIST_KEYS
 from mmtune.data.messages import MediaQueue, media_lists, turns_of_messages
 from mmtune.data.sample import Sample
+from mmtune.data.sources import SourceFormat
 
 _OWN_KEYS = {"id", "messages", *LIST_KEYS}
 
@@ -29,3 +30,6 @@ def parse(row: dict[str, Any], default_id: str) -> Sample:
     turns = turns_of_messages(row.get("messages"), queue)
     queue.finish()
     return Sample(name, turns, extra={key: value for key, value in row.items() if key not in _OWN_KEYS})
+
+
+FORMAT = SourceFormat(parse, recognises=lambda row: "messages" in row, describe="chat messages as the OpenAI API has them")
