@@ -67,7 +67,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.method: Method = method_class(self.method_settings(config), self.host, self.modalities)
-        self.method.attach(self.host, dict(encoders), self.slot)
+            self.method.attach(self.host, dict(encoders), self.slot)
         self.placeholder_ids = {name: self.host.vocab_size + index for index, name in enumerate(self.modalities)}
         accepted = inspect.signature(language_model.forward).parameters
         self._takes_positions = "position_ids" in accepted
@@ -117,15 +117,18 @@ class MMTuneModel(ModelParts, PreTrainedModel):
 
     def perceive(self, media: Media | None, batch_size: int) -> Perception:
         """Run the encoders and the method once for a batch."""
-        if not media:
+        if not media and not self.method.perceives_text:
             return Perception()
-        return self.method.perceive({name: self._encode(name, inputs) for name, inputs in media.items()}, batch_size)
+        seen = {name: self._encode(name, inputs) for name, inputs in (media or {}).items()}
+        return self.method.perceive(seen, batch_size)
 
     def _encode(self, name: str, inputs: Mapping[str, Tensor]) -> Features:
         encoder = self.encoders[name]
-        trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in encoder.parameters())
+        inside = self.method if self.method.changes_encoders else encoder
+        parameters = (*encoder.parameters(), *inside.parameters())
+        trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
         with torch.set_grad_enabled(trains):
-            values, mask, breaks = self.modalities[name].encode(encoder, inputs)
+            values, mask, breaks = self.method.encode(self.modalities[name], encoder, inputs)
         return Features(values, inputs["owner"], mask, breaks)
 
     def _embed(

@@ -212,7 +212,7 @@ class Loop:
         inputs = {key: to_device(value, self.device) for key, value in batch.items() if key != "ids"}
         try:
             with self._accelerator.autocast():
-                loss: Tensor = self._model(**inputs, num_items_in_batch=targets).loss
+                loss: Tensor = self._model(**inputs, num_items_in_batch=targets, target_logits_only=True).loss
             self._accelerator.backward(loss)
         except (RuntimeError, MemoryError) as error:
             if out_of_memory(error):

@@ -33,7 +33,7 @@ def validation_loss(model: MMTuneModel, feed: Feed, accelerator: Accelerator, le
                         continue
                     inputs = {key: to_device(value, model.device) for key, value in batch.items() if key != "ids"}
                     with accelerator.autocast():
-                        total += float(model(**inputs, num_items_in_batch=1).loss)
+                        total += float(model(**inputs, num_items_in_batch=1, target_logits_only=True).loss)
                     targets += int((batch["labels"][:, 1:] != -100).sum())
     finally:
         model.train()
