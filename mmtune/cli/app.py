@@ -23,12 +23,12 @@ VERBS: dict[str, tuple[str, str]] = {
     "pretrain": ("mmtune.cli.training", "Train a fresh adapter on captions (stage 1)."),
     "finetune": ("mmtune.cli.training", "Train an adapter, LoRA or the whole model on conversations (stage 2)."),
     "generate": ("mmtune.cli.generate", "Ask a model about pictures."),
+    "chat": ("mmtune.cli.chat", "Talk with a model about pictures in the terminal."),
     "eval": ("mmtune.cli.eval", "Score a model on a benchmark or on data of your own."),
     "presets": ("mmtune.cli.presets", "List the published recipes, or print one."),
     "doctor": ("mmtune.cli.doctor", "Check this installation: devices, disk, extras, network."),
 }
 PLANNED = {
-    "chat": "use `mmtune generate --messages F.json` for a conversation",
     "inspect": "use `mmtune prepare-data` for data and `report.html` of a run directory",
     "plan": "use `mmtune finetune --dry-run` to see parameters and memory of the weights",
     "compare": "put the `report.html` of the runs side by side",

@@ -15,6 +15,7 @@ from mmtune.core.errors import DataError, MMTuneError, UsageError
 from mmtune.data.sample import Sample
 from mmtune.model.batches import halving, to_device
 from mmtune.model.decoding import Decoding, RowSampler, StopTexts, TextStream
+from mmtune.model.seen import Seen
 
 __all__ = ["Answer", "Decoding", "answer", "answers"]
 
@@ -84,11 +85,12 @@ def answer(
     batch_size: int = 8,
     on_token: Callable[[str], None] | None = None,
     on_error: OnError = "raise",
+    seen: Seen | None = None,
 ) -> list[Answer]:
     """Answer samples, in their order. Arguments and errors as in :func:`answers`."""
     found: list[Answer | None] = [None] * len(samples)
-    stream = answers(model, processor, samples, decoding, batch_size=batch_size, on_token=on_token, on_error=on_error)
-    for index, given in stream:
+    options: dict[str, Any] = {"on_token": on_token, "on_error": on_error, "seen": seen}
+    for index, given in answers(model, processor, samples, decoding, batch_size=batch_size, **options):
         found[index] = given
     return [given for given in found if given is not None]
 
@@ -102,6 +104,7 @@ def answers(
     batch_size: int = 8,
     on_token: Callable[[str], None] | None = None,
     on_error: OnError = "raise",
+    seen: Seen | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """Answer samples in batches of similar length, padded on the left; greedy ids are those of batches of one.
 
@@ -111,6 +114,7 @@ def answers(
         samples: Conversations that end with the user's turn; a last assistant turn is taken off.
         on_token: Called with each new piece of text; only for a single sample without beams.
         on_error: ``raise`` stops at the first row that cannot be answered; ``record`` answers it with its ``error``.
+        seen: Keeps what was perceived from one call to the next, for a conversation about the same media.
 
     Yields:
         The index of each sample with its answer, batch by batch, not in input order.
@@ -122,7 +126,7 @@ def answers(
     decoding = decoding or Decoding()
     if on_token is not None and (len(samples) != 1 or decoding.num_beams > 1):
         raise UsageError("Streaming needs a single prompt and no beams.", fix="use --no-stream")
-    run = _Run(model, processor, decoding, on_token)
+    run = _Run(model, processor, decoding, on_token, seen or Seen())
     was_training = model.training
     model.eval()
     try:
@@ -163,8 +167,10 @@ def failed(row_id: str, error: MMTuneError, prompt: str = "") -> Answer:
 class _Run:
     """One model with one set of decoding settings."""
 
-    def __init__(self, model: Any, processor: Any, decoding: Decoding, on_token: Callable[[str], None] | None) -> None:
-        self.model, self.processor, self.decoding, self.on_token = model, processor, decoding, on_token
+    def __init__(
+        self, model: Any, processor: Any, decoding: Decoding, on_token: Callable[[str], None] | None, seen: Seen
+    ) -> None:
+        self.model, self.processor, self.decoding, self.on_token, self.seen = model, processor, decoding, on_token, seen
         self.tokenizer = processor.tokenizer
         self.limit: int | None = model.host.max_positions
         added = self.tokenizer.get_added_vocab()
@@ -203,6 +209,7 @@ class _Run:
         batch = dict(self.processor.collate([prompt.encoded for prompt in prompts], side="left"))
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "media") if batch.get(key) is not None}
         inputs = to_device(inputs, self.model.device)
+        inputs["perception"] = self.seen.perceive(self.model, inputs.get("media"), len(prompts))
         seed = self.decoding.seed
         with torch.random.fork_rng(enabled=self.decoding.sampled and self.decoding.num_beams > 1):
             if self.decoding.sampled and self.decoding.num_beams > 1:

@@ -124,8 +124,8 @@ class MMTuneModel(ModelParts, PreTrainedModel):
 
     def _encode(self, name: str, inputs: Mapping[str, Tensor]) -> Features:
         encoder = self.encoders[name]
-        inside = self.method if self.method.changes_encoders else encoder
-        parameters = (*encoder.parameters(), *inside.parameters())
+        inside = (encoder, self.method) if self.method.changes_encoders else (encoder,)
+        parameters = (parameter for module in inside for parameter in module.parameters())
         trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
         with torch.set_grad_enabled(trains):
             values, mask, breaks = self.method.encode(self.modalities[name], encoder, inputs)
@@ -191,10 +191,14 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             raise UsageError(f"Unknown positions '{positions}'. Allowed: training, original.", fix="use 'training'")
         if perception is None:
             perception = self.perceive(media, input_ids.shape[0])
-        inputs = self._embed(input_ids, attention_mask, None, perception)
-        shift = None
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        trained = (mask.long().cumsum(-1) - 1).clamp(min=0)  # [B, T]
+        used, shift = trained, None
         if positions == "original":
+            used = self.method.prompt_positions(trained, mask)
             shift = self.method.decoding_shift((input_ids >= self.host.vocab_size).sum(-1))  # [B]
+            shift = shift - (trained - used)[:, -1]  # decoding goes on from where the prompt ends
+        inputs = self._embed(input_ids, attention_mask, used, perception)
         with self.slot.bind(perception), self._shifted(shift):
             penalty = self.language_model.generation_config.repetition_penalty
             return self.language_model.generate(**inputs, **with_own_penalty(kwargs, penalty))

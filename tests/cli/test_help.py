@@ -25,10 +25,14 @@ CONTRACT = {
     "--device --dtype",
     "eval": "--model --benchmark --data --media-root --predictions --output --limit --batch-size --rule --pandas-na "
     "--allow-partial --min-score --max-failures --device --dtype",
+    "chat": "--model --image",
+    "inspect": "--samples --html",
+    "compare": "--html",
     "presets": "",
     "doctor": "",
 }
 CONTRACT["finetune"] = CONTRACT["pretrain"]
+CONTRACT["plan"] = f"{CONTRACT['pretrain'].replace('--replay --step', '')} --target --probe"
 HEAVY = ("torch", "transformers", "pydantic", "datasets", "PIL", "numpy", "rich", "huggingface_hub")
 
 

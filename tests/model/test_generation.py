@@ -15,6 +15,7 @@ from mmtune.model.batches import halving
 from mmtune.model.build import build_model
 from mmtune.model.decoding import Decoding, StopTexts, TextStream, row_seed
 from mmtune.model.generation import answer, answers
+from mmtune.model.seen import Seen
 from tests.tiny import save_tiny_lm, save_tiny_vision
 
 
@@ -229,3 +230,15 @@ def test_a_stream_holds_back_what_may_become_a_stop_text() -> None:
     stream.end()
     assert "".join(pieces) == "ac"
     assert pieces[0] == "a"
+
+
+def test_a_second_question_about_the_same_picture_does_not_look_again(tiny: Any) -> None:
+    picture, other = (Image.new("RGB", (20, 16), color) for color in ("red", "blue"))
+    first, second, third = (
+        conversation(text, id=text, media={"image": [image]})
+        for text, image in (("why?", picture), ("what now?", picture), ("why?", other))
+    )
+    seen, decoding = Seen(), Decoding(max_new_tokens=6)
+    for row, looks in ((first, 1), (second, 1), (third, 2), (conversation("no picture", id="t"), 2)):
+        assert answer(*tiny, [row], decoding, seen=seen)[0].token_ids == answer(*tiny, [row], decoding)[0].token_ids
+        assert seen.looks == looks
