@@ -43,6 +43,7 @@ class Language:
     config: Mapping[str, Any]
     tensors: Store
     left: Store  # tensors of the folder that belong to other parts
+    tokenizer: Path | None = None  # its folder when that is another one
 
     @property
     def hidden_size(self) -> int:
@@ -91,7 +92,7 @@ def read_language(folder: Path) -> Language:
     left = {name: tensor for name, tensor in store.items() if _FOREIGN.match(name)}
     own = {name: tensor for name, tensor in store.items() if name not in left and not _COMPUTED.search(name)}
     if config["model_type"] in _CHECKED:
-        _check(own, config, folder)
+        check_language(own, config, folder)
     return Language(folder, config, own, left)
 
 
@@ -156,7 +157,12 @@ def require_count(value: Any, store: Store, *, where: str) -> None:
         )
 
 
-def _check(own: Store, config: Mapping[str, Any], folder: Path) -> None:
+def check_language(own: Store, config: Mapping[str, Any], folder: Path) -> None:
+    """Demand exactly the tensors that a model of this config has, in floating point.
+
+    Raises:
+        CheckpointError: Names the tensor that is missing, unknown, quantised or of another shape.
+    """
     require_count(config.get("num_hidden_layers"), own, where=str(folder / "config.json"))
     expected = meta_state(config, where=str(folder / "config.json"))
     unknown = [name for name in own if name not in expected]

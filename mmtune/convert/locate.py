@@ -9,6 +9,7 @@ from pathlib import Path
 from mmtune.core.errors import CheckpointError, MMTuneError, ResourceError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_DESCRIPTIONS = ("config.json", "params.json")  # of transformers, and of Meta
 _FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja"]
 
 
@@ -32,7 +33,7 @@ def locate(name: str, *, beside: Path | None = None, what: str, option: str) -> 
     """
     tried = candidates(name, beside)
     for folder in tried:
-        if (folder / "config.json").is_file():
+        if any((folder / name).is_file() for name in _DESCRIPTIONS):
             return Place(folder)
     if is_hub_id(name):
         return from_hub(name)

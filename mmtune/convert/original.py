@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmtune.convert.bases import open_language, open_tower
 from mmtune.convert.damage import read_json
 from mmtune.convert.language import Language, dtype_name, plain_config, read_language
 from mmtune.convert.locate import Place, locate
 from mmtune.convert.plan import Request
 from mmtune.convert.tensors import Store, StoredTensor, has_weights, not_understood, open_folder
-from mmtune.convert.vision import Tower, read_tower
+from mmtune.convert.vision import Tower
 from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError
 
 TEMPLATE = "vicuna_v1"
@@ -87,12 +88,12 @@ def read_original(folder: Path, form: str, request: Request) -> Original:
         surplus = language.left
     else:
         base = _base(folder, config, request)
-        language, extra = read_language(base.folder), _extra(folder, ("mm_projector", "non_lora_trainables"))
+        language, extra = open_language(base.folder), _extra(folder, ("mm_projector", "non_lora_trainables"))
         surplus = {}
         _check_base(config, language, folder)
     projector, newline = _projector({**extra, **surplus})
-    tokenizer = _tokenizer(folder, language.folder, base)
-    tower = read_tower(folder, config, surplus, request)
+    tokenizer = _tokenizer(folder, language)
+    tower = open_tower(folder, config, surplus, request)
     return Original(folder, form, config, language, base, tower, projector, newline, tokenizer)
 
 
@@ -174,9 +175,9 @@ def _projector(store: Store) -> tuple[dict[str, StoredTensor], StoredTensor | No
     return projector, newline
 
 
-def _tokenizer(folder: Path, base: Path, place: Place | None) -> Path:
+def _tokenizer(folder: Path, language: Language) -> Path:
     """Adapters come without a tokenizer; their base's is the one they were trained with."""
-    for candidate in (folder, base):
+    for candidate in (folder, language.tokenizer or language.folder):
         if any((candidate / name).is_file() for name in _TOKENIZER_FILES):
             return candidate
     raise CheckpointError(

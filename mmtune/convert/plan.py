@@ -133,6 +133,35 @@ class Plan:
         return sum(num_elements(entry.shape) for part in self.parts for entry in part.entries)
 
 
+@dataclass(frozen=True, slots=True)
+class PlainPlan:
+    """A conversion of one part alone: a language model, or a vision tower.
+
+    Args:
+        form: ``language`` or ``vision``.
+        part: Its weights and config, for the folder itself.
+        tokenizer: Folder the tokenizer is read from; None for towers.
+        dtype: Precision of the values.
+        sources: Folders and files that are read.
+        reference: How to evaluate the source; a tower gives its last hidden state instead of logits.
+        notes: What was left out or replaced and why, for the user.
+    """
+
+    format: str
+    form: str
+    part: Part
+    tokenizer: Path | None
+    dtype: torch.dtype
+    sources: tuple[Path, ...]
+    reference: Reference
+    notes: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The one part."""
+        return (self.part,)
+
+
 def keep(tensor: StoredTensor, name: str | None = None, dtype: torch.dtype | None = None) -> Entry:
     """Write a tensor as it is, under another name or in another precision if given."""
     kind = dtype if dtype is not None and tensor.dtype.is_floating_point else tensor.dtype

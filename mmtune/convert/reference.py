@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import init_empty_weights
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 
 from mmtune.convert.language import Language
-from mmtune.convert.lora import Lora
 from mmtune.convert.tensors import Store, num_elements
 from mmtune.convert.vision import Tower
 from mmtune.core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mmtune.convert.lora import Lora
 
 
 def num_parameters(*stores: Store) -> int:

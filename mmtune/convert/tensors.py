@@ -44,6 +44,7 @@ class StoredTensor:
     dtype: torch.dtype
     file: Path
     load: Callable[[], Tensor]
+    composed: bool = False  # made of other stored tensors, which tell of their own values
 
     @property
     def num_bytes(self) -> int:
@@ -60,7 +61,7 @@ class StoredTensor:
             tensor = self.load()
         except (SafetensorError, RuntimeError, OSError, ValueError) as error:
             raise damaged(self.file, error, tensor=self.name) from error
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not self.composed and not _is_finite(tensor):
             raise CheckpointError(
                 f"Tensor '{self.name}' holds values that are not finite.",
                 where=str(self.file),
@@ -74,6 +75,23 @@ class StoredTensor:
 
 
 Store = Mapping[str, StoredTensor]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """One pass without a copy: the least and the greatest value are not finite when any value is not."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.dtype.itemsize == 1:  # no comparison of 8-bit floats on CPU
+        return bool(torch.isfinite(tensor.float()).all())
+    least, greatest = tensor.aminmax()
+    return bool(torch.isfinite(least) & torch.isfinite(greatest))
+
+
+def derived(
+    origin: StoredTensor, shape: tuple[int, ...], load: Callable[[], Tensor], name: str | None = None
+) -> StoredTensor:
+    """A tensor made of others: their file and precision, another shape or order."""
+    return StoredTensor(name or origin.name, shape, origin.dtype, origin.file, load, composed=True)
 
 
 def num_elements(shape: Iterable[int]) -> int:
@@ -129,7 +147,7 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
         raise ResourceError("Not enough memory to open this file.", where=str(path), fix="free memory") from error
     except Exception as error:  # torch.load raises whatever a damaged pickle leads it to
         raise damaged(path, error) from error
-    return {name: _in_memory(name, tensor, path) for name, tensor in _state_dict(content, path).items()}
+    return {name: in_memory(name, tensor, path) for name, tensor in _state_dict(content, path).items()}
 
 
 def _check_zip(path: Path) -> None:
@@ -155,7 +173,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     )
 
 
-def _in_memory(name: str, tensor: Tensor, path: Path) -> StoredTensor:
+def in_memory(name: str, tensor: Tensor, path: Path) -> StoredTensor:
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise CheckpointError(
             f"Tensor '{name}' is sparse or quantised.", where=str(path), fix="save it as a dense tensor"

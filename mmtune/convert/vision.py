@@ -52,13 +52,16 @@ class Tower:
 
     def part(self, dtype: torch.dtype | None) -> Part | None:
         """The folder to write, or None when it stays a reference."""
-        if not self.is_copied:
-            return None
-        entries = tuple(keep(tensor, f"vision_model.{name}", dtype) for name, tensor in self.tensors.items())
-        stored = next(iter(self.tensors.values())).dtype
-        config = {**self.config, "architectures": ["CLIPVisionModel"], "dtype": dtype_name(dtype or stored)}
-        preparation = self.preparation or _default_preparation(int(self.config["image_size"]))
-        return Part(FOLDER, "model", entries, {"config.json": config, "preprocessor_config.json": preparation})
+        return written_tower(self, dtype, FOLDER) if self.is_copied else None
+
+
+def written_tower(tower: Tower, dtype: torch.dtype | None, folder: str = "") -> Part:
+    """A tower's weights, config and picture preparation, as a folder of ``CLIPVisionModel``."""
+    entries = tuple(keep(tensor, f"vision_model.{name}", dtype) for name, tensor in tower.tensors.items())
+    stored = next(iter(tower.tensors.values())).dtype
+    config = {**tower.config, "architectures": ["CLIPVisionModel"], "dtype": dtype_name(dtype or stored)}
+    preparation = tower.preparation or default_preparation(int(tower.config["image_size"]))
+    return Part(folder, "model", entries, {"config.json": config, "preprocessor_config.json": preparation})
 
 
 def read_tower(folder: Path, config: Mapping[str, Any], inside: Store, request: Request) -> Tower:
@@ -83,8 +86,8 @@ def read_tower(folder: Path, config: Mapping[str, Any], inside: Store, request: 
         return _from_folder(place)
     if place is not None:
         found = _vision_config(read_json(place.folder / "config.json"), place.folder)
-        return _checked(Tower(found, _preparation(place.folder), own, place, inside=True), str(folder))
-    return _checked(Tower(_infer(own, folder, request.settings), None, own, None, inside=True), str(folder))
+        return checked_tower(Tower(found, _preparation(place.folder), own, place, inside=True), str(folder))
+    return checked_tower(Tower(_infer(own, folder, request.settings), None, own, None, inside=True), str(folder))
 
 
 def _place(folder: Path, config: Mapping[str, Any], request: Request, *, required: bool) -> Place | None:
@@ -111,7 +114,7 @@ def _from_folder(place: Place) -> Tower:
     config = _vision_config(read_json(place.folder / "config.json"), place.folder)
     store = open_folder(place.folder)
     tensors = {match.group(1): tensor for name, tensor in store.items() if (match := _CLIP.match(name))}
-    return _checked(Tower(config, _preparation(place.folder), tensors, place, inside=False), str(place.folder))
+    return checked_tower(Tower(config, _preparation(place.folder), tensors, place, inside=False), str(place.folder))
 
 
 def _vision_config(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -133,7 +136,8 @@ def _preparation(folder: Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def _default_preparation(size: int) -> dict[str, Any]:
+def default_preparation(size: int) -> dict[str, Any]:
+    """CLIP's own preparation of pictures: shortest edge, centre crop, its mean and deviation."""
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
@@ -150,8 +154,12 @@ def _default_preparation(size: int) -> dict[str, Any]:
     }
 
 
-def _checked(tower: Tower, where: str) -> Tower:
-    """The same tower without computed buffers, its tensors exactly those of its config."""
+def checked_tower(tower: Tower, where: str) -> Tower:
+    """The same tower without computed buffers, its tensors exactly those of its config.
+
+    Raises:
+        CheckpointError: Tensors missing, unknown or of another shape, or a config of no tower.
+    """
     tensors = {name: tensor for name, tensor in tower.tensors.items() if name != _COMPUTED}
     require_count(tower.config.get("num_hidden_layers"), tensors, where=where)
     try:
