@@ -6,6 +6,7 @@ METHODS = Registry(
     "method",
     "mmtune.methods",
     {
+        "lavin": "mmtune.methods.lavin:LaVIN",
         "llava": "mmtune.methods.llava:LLaVA",
         "multi_token": "mmtune.methods.multi_token:MultiToken",
         "vlora": "mmtune.methods.vlora:VLoRA",

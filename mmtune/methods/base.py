@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,14 @@ from mmtune.core.conditioning import Slot
 from mmtune.core.perception import Features, Perception
 from mmtune.hosts.host import Host
 from mmtune.modalities.base import Modality
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """The one place that a method has for media: right after the BOS, behind a text of its own."""
+
+    present: str  # stands before the item of a sample
+    absent: str  # stands there in a sample without items
 
 
 class Method(nn.Module, ABC):
@@ -31,7 +40,11 @@ class Method(nn.Module, ABC):
     Settings: ClassVar[type[config.Settings]]
     masked_slots: ClassVar[bool] = False  # True: placeholders keep their position but nothing attends to them
     neutral_at_init: ClassVar[bool] = False  # True: a fresh method leaves the language model's answers unchanged
+    perceives_text: ClassVar[bool] = False  # True: ``perceive`` has something to say of batches without media too
+    changes_encoders: ClassVar[bool] = False  # True: parameters live inside frozen encoders, gradients pass through
+    modality_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # by modality; a recipe's own go before these
     check_settings: ClassVar[Mapping[str, Any]] = {}  # settings that suit the tiny model of mmtune.testing
+    lead: Lead | None = None  # not None: a sample has one item at most, at this place
 
     def __init__(self, settings: config.Settings, lm: Host, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
@@ -39,7 +52,16 @@ class Method(nn.Module, ABC):
         self.hidden_size = lm.hidden_size
 
     def attach(self, lm: Host, encoders: Mapping[str, nn.Module], slot: Slot) -> None:
-        """Put hooks on the sites this method changes. Base weights keep their names. Token methods need none."""
+        """Put hooks on the sites this method changes. Base weights keep their names. Token methods need none.
+
+        Parameters whose number depends on an encoder's blocks may be made here; the seed is still that of ``__init__``.
+        """
+
+    def encode(
+        self, modality: Modality, encoder: nn.Module, inputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Have an encoder read the items of a batch; see :meth:`Modality.encode`."""
+        return modality.encode(encoder, inputs)
 
     def placeholders(self, modality: str, positions: int) -> int:
         """How many positions the processor writes for one item with ``positions`` encoder positions."""
@@ -56,6 +78,10 @@ class Method(nn.Module, ABC):
     def decoding_shift(self, slots: Tensor) -> Tensor:
         """By how much ``positions="original"`` lowers decoding positions, ``[B]``, given the slots of each sample."""
         return torch.zeros_like(slots)
+
+    def prompt_positions(self, positions: Tensor, mask: Tensor) -> Tensor:
+        """Where ``positions="original"`` puts the prompts of a batch, ``[B, T]``, given training's and the mask."""
+        return positions
 
     def anchor(self) -> Tensor:
         """A zero that depends on every parameter, so that a batch without media still touches all of them."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
 
@@ -24,12 +25,18 @@ _CLASS_TOKEN = {
 }
 
 
+_PLACELESS = ("pool", "taps")  # kinds of positions that are no places in the picture
+_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
 class ImageSettings(config.Settings):
     """How a picture becomes features."""
 
     layer: int = -2  # index into hidden_states; -1 is the last block's output, before any final norm
-    select: Literal["patch", "cls_patch", "pool"] = "patch"  # without or with the class token; the pooled output alone
-    aspect: Literal["square", "pad", "anyres"] = "pad"  # crop the centre, pad to a square, or cut tiles
+    select: Literal["patch", "cls_patch", "pool", "taps"] = "patch"  # see ImageModality.encode
+    tap_every: int = Field(default=4, ge=1)  # taps: after every so many blocks, or after the last one of fewer
+    aspect: Literal["square", "stretch", "pad", "anyres"] = "pad"  # crop, deform or pad to a square, or cut tiles
+    statistics: Literal["encoder", "imagenet"] = "encoder"  # what pixels are normalised by
     pinpoints: tuple[tuple[int, int], ...] = PINPOINTS  # anyres: (width, height) of the allowed canvases
     merge: Literal["flat", "spatial", "spatial_unpad"] = "spatial_unpad"  # anyres: how tiles become rows
 
@@ -55,17 +62,22 @@ class ImageModality(Modality):
         self.encoder_config = encoder
         self.processor = processor
         self.class_token = _has_class_token(encoder, source)
+        self._options: dict[str, Any] = {}  # of the processor's call
+        if settings.statistics == "imagenet":
+            self._options |= {"image_mean": _IMAGENET_MEAN, "image_std": _IMAGENET_STD}
+        if settings.aspect == "stretch":  # done before, whatever sizes the processor would go through
+            self._options |= {"do_resize": False, "do_center_crop": False}
         if settings.select == "cls_patch" and not self.class_token:
             raise UsageError(f"{source} has no class token.", where="settings.select", fix="use select: patch")
-        if settings.select == "pool" and settings.aspect == "anyres":
+        if settings.select in _PLACELESS and settings.aspect == "anyres":
             raise UsageError(
-                "Tiles are laid out by position; a pooled picture has none.",
+                f"Tiles are laid out by position; a picture read by '{settings.select}' has none.",
                 where="settings.select",
-                fix="use aspect: pad or square with select: pool",
+                fix=f"use aspect: pad or square with select: {settings.select}",
             )
         self.side = encoder.image_size // encoder.patch_size
         self.width = encoder.hidden_size
-        self.num_positions = 1 if settings.select == "pool" else self.side**2 + int(settings.select == "cls_patch")
+        self.num_positions = self._count_positions()
         self.has_line_breaks = settings.aspect == "anyres" and settings.merge == "spatial_unpad"
         depth = encoder.num_hidden_layers
         if not -depth - 1 <= settings.layer <= depth:
@@ -74,6 +86,16 @@ class ImageModality(Modality):
                 where="settings.layer",
                 fix=f"use a value from {-depth - 1} to {depth}",
             )
+
+    def _count_positions(self) -> int:
+        if self.settings.select == "taps":
+            return len(self._taps())
+        return 1 if self.settings.select == "pool" else self.side**2 + int(self.settings.select == "cls_patch")
+
+    def _taps(self) -> list[int]:
+        """Indices into hidden_states, counted from the output of block 1."""
+        depth, every = self.encoder_config.num_hidden_layers, self.settings.tap_every
+        return list(range(every, depth + 1, every)) or [depth]
 
     @classmethod
     def from_source(
@@ -113,11 +135,15 @@ class ImageModality(Modality):
             )
             return {"pixel_values": self._prepare(tiles), "layout": layout}
         if self.settings.aspect == "pad":
-            image = pad_to_square(image, tuple(int(255 * mean) for mean in self.processor.image_mean))
+            means = self._options.get("image_mean", self.processor.image_mean)
+            image = pad_to_square(image, tuple(int(255 * mean) for mean in means))
+        if self.settings.aspect == "stretch":
+            side = self.encoder_config.image_size
+            image = image.resize((side, side), Image.Resampling.BICUBIC)
         return {"pixel_values": self._prepare([image])[0]}
 
     def _prepare(self, images: Sequence[Image.Image]) -> Tensor:
-        pixels: Tensor = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+        pixels: Tensor = self.processor(images=list(images), return_tensors="pt", **self._options)["pixel_values"]
         return pixels
 
     def positions(self, raw: Mapping[str, Tensor]) -> int:
@@ -149,16 +175,21 @@ class ImageModality(Modality):
         return encoder.eval()
 
     def encode(self, encoder: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Read one hidden layer, ``[N, P, D]`` with mask and breaks for tiles, or the pooled output, ``[N, 1, D]``.
+        """Read one hidden layer, ``[N, P, D]``, with mask and line breaks for tiles; or something without places.
 
-        The pooled output is the encoder's own: CLIP's and DINOv2's class token after the last norm, SigLIP's attention
-        head.
+        ``pool`` is the encoder's own pooled output, ``[N, 1, D]``: CLIP's and DINOv2's class token after the last norm,
+        SigLIP's attention head. ``taps`` are the class tokens after every ``tap_every``-th block without any norm,
+        ``[N, L, D]``; for an encoder without one, the means over its patches.
         """
         weight = next(encoder.parameters())
         pixels = inputs["pixel_values"].to(weight.dtype)
         if self.settings.select == "pool":
             return encoder(pixels).pooler_output.unsqueeze(1), None, None
-        hidden: Tensor = encoder(pixels, output_hidden_states=True).hidden_states[self.settings.layer]
+        states = encoder(pixels, output_hidden_states=True).hidden_states
+        if self.settings.select == "taps":
+            taps = [states[index][:, 0] if self.class_token else states[index].mean(1) for index in self._taps()]
+            return torch.stack(taps, dim=1), None, None
+        hidden: Tensor = states[self.settings.layer]
         if self.class_token and self.settings.select == "patch":
             hidden = hidden[:, 1:]
         if "layout" not in inputs:

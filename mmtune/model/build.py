@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from mmtune.core.errors import CheckpointError, ResourceError, UsageError
 from mmtune.core.registry import canonical
+from mmtune.methods import METHODS
 from mmtune.modalities import MODALITIES
 from mmtune.modalities.base import Modality
 from mmtune.model.checkpoint import ADAPTER_FILE, LORA_FOLDER, check_probe, load_lora, load_method_weights, read_config
@@ -41,7 +42,8 @@ def build_model(
 
     Args:
         base: ``nano``, a folder, or a hub id of a causal language model.
-        encoders: Modality name to a source, or to ``source``, ``revision`` and ``settings``; nano's tower when absent.
+        encoders: Modality name to a source, or to ``source``, ``revision`` and ``settings``, which go before those that
+            the method wants; nano's tower when absent.
         method: Registered method.
         settings: The method's settings.
         template: Prompt template; nano's own, the tokenizer's chat template or ``vicuna_v1`` when absent.
@@ -54,6 +56,9 @@ def build_model(
         CheckpointError, ResourceError: A base or encoder that cannot be loaded.
     """
     given = {name: _entry(value) for name, value in (encoders or {"image": NANO}).items()}
+    wanted = METHODS.load(method).modality_settings
+    for name, entry in given.items():
+        entry["settings"] = {**wanted.get(entry.get("kind") or name, {}), **(entry.get("settings") or {})}
     modalities = {name: _modality(name, entry) for name, entry in given.items()}
     entries = {
         name: {

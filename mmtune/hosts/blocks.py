@@ -1,0 +1,87 @@
+"""Blocks at sites: adapters that change what leaves a module, mixed by routes.
+
+Shapes: B samples, k beams of a sample, T positions, D width, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from mmtune.core.conditioning import Slot
+from mmtune.core.errors import ShapeError
+from mmtune.hosts.host import Site
+from mmtune.nn.adapter import RoutedAdapter
+
+
+def attach_routed(sites: Sequence[Site], adapters: Sequence[RoutedAdapter], slot: Slot) -> list[RemovableHandle]:
+    """Hook one adapter onto each site; it acts while the slot holds a perception with a route of the site's name.
+
+    While the slot's perception asks for decisions, each site routes on position 0 of its own input, acts by that, and
+    leaves the weights in ``decisions``.
+
+    Args:
+        sites: Where to add; names must be unique per slot.
+        adapters: A :class:`RoutedAdapter` for each site.
+        slot: Read at every call.
+    """
+    hooks = [_Routed(site.name, adapter, slot) for site, adapter in zip(sites, adapters, strict=True)]
+    return [site.last.register_forward_hook(hook.adapt) for site, hook in zip(sites, hooks, strict=True)]
+
+
+def attach_self_routed(
+    sites: Sequence[Site], adapters: Sequence[RoutedAdapter], *, by_first: bool = False
+) -> list[RemovableHandle]:
+    """Hook one adapter onto each site that routes each position by itself, whatever the slot holds.
+
+    Args:
+        by_first: Let the first row of the batch decide for all rows, position by position.
+    """
+    hooks = [_SelfRouted(adapter, by_first) for adapter in adapters]
+    return [site.last.register_forward_hook(hook.adapt) for site, hook in zip(sites, hooks, strict=True)]
+
+
+class _Routed:
+    """The hook of one site. Bound methods, not closures: a deep copy of a model then reads the copy of its slot."""
+
+    def __init__(self, name: str, adapter: RoutedAdapter, slot: Slot) -> None:
+        self.name, self.adapter, self.slot = name, adapter, slot
+
+    def adapt(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        weights = self._weights(output)
+        if weights is None:
+            return None
+        samples, rows = weights.shape[0], output.shape[0]
+        if rows % samples:
+            raise ShapeError(
+                f"{rows} rows cannot be shared out among the routes of {samples} samples.",
+                where=self.name,
+                fix="give one route per sample, or a whole number of beams per sample",
+            )
+        weights = weights.repeat_interleave(rows // samples, dim=0)  # beams stand beside each other
+        adapted: Tensor = self.adapter(output, weights.unsqueeze(1))
+        return adapted
+
+    def _weights(self, output: Tensor) -> Tensor | None:
+        perception = self.slot.perception
+        if perception is None:
+            return None
+        if perception.decisions is None:
+            return perception.routes.get(self.name)
+        weights = self.adapter.route(output[:, 0])  # [B, E]
+        perception.decisions[self.name] = weights
+        return weights
+
+
+class _SelfRouted:
+    """The hook of one site of an encoder."""
+
+    def __init__(self, adapter: RoutedAdapter, by_first: bool) -> None:
+        self.adapter, self.by_first = adapter, by_first
+
+    def adapt(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        asked = output[:1] if self.by_first else output
+        adapted: Tensor = self.adapter(output, self.adapter.route(asked))  # [N, T, E] or [1, T, E]
+        return adapted
