@@ -81,15 +81,7 @@ class ChatTemplate(Template):
     def _located(self, messages: Sequence[Message]) -> list[Segment]:
         whole = self._render(messages)
         spoken = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        words = {index: _SENTINEL.format(index=index) for index in spoken}
-        pieces = _split_at(self._render(_replaced(messages, words)), list(words.values()))
-        answers = [messages[index]["content"] for index in spoken]
-        fitted = _fit(whole, pieces, answers) if pieces is not None else None
-        if fitted is None:
-            raise DataError(
-                "The chat template changes answers in a way that leaves their place in the prompt unclear.",
-                fix="give the template {% generation %} blocks, or name another template such as vicuna_v1",
-            )
+        fitted = self._places(messages, spoken, whole)
         spans = []
         for index, (start, end) in zip(spoken, fitted, strict=True):
             open_prompt = self._render(messages[:index], open_turn=True)
@@ -98,15 +90,43 @@ class ChatTemplate(Template):
             spans.append((start, end + _length_of_closing(whole[end:], self._specials())))
         return _cut(whole, spans)
 
+    def _places(
+        self, messages: Sequence[Message], wanted: Sequence[int], whole: str, *, open_turn: bool = False
+    ) -> list[tuple[int, int]]:
+        """Where the contents of some messages stand in the rendering of all of them, in the order of that.
+
+        Raises:
+            DataError: The template changes them in a way that leaves their place unclear.
+        """
+        words = {index: _SENTINEL.format(index=index) for index in wanted}
+        rendered = self._render(_replaced(messages, words), open_turn=open_turn)
+        order = sorted(wanted, key=lambda index: rendered.find(words[index]))  # some put the system text further down
+        turns = [index for index in order if messages[index]["role"] != "system"]
+        pieces = _split_at(rendered, [words[index] for index in order]) if turns == sorted(turns) else None
+        fitted = _fit(whole, pieces, [messages[index]["content"] for index in order]) if pieces is not None else None
+        if fitted is None:
+            raise DataError(
+                "The chat template changes the conversation in a way that leaves places in the prompt unclear.",
+                fix="give the template {% generation %} blocks, or name another template such as vicuna_v1",
+            )
+        return fitted
+
     def _specials(self) -> list[str]:
         added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         return sorted({*added, *self.tokenizer.all_special_tokens}, key=len, reverse=True)
 
+    def probe(self) -> str:
+        """The rendering of a question and a unique word as its answer.
+
+        Raises:
+            DataError: The template refuses even that.
+        """
+        return self._render([{"role": "user", "content": "a"}, {"role": "assistant", "content": _SENTINEL}])
+
     def _closing_token(self) -> str | None:
         """The special token that closes an answer, when it is one other than EOS."""
-        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _SENTINEL}]
         try:
-            tail = self._render(probe).rpartition(_SENTINEL)[2]
+            tail = self.probe().rpartition(_SENTINEL)[2]
         except DataError:
             return None
         length = _length_of_closing(tail, self._specials())
@@ -129,17 +149,19 @@ def _split_at(text: str, words: Sequence[str]) -> list[str] | None:
     return [*pieces, text]
 
 
-def _fit(whole: str, pieces: Sequence[str], answers: Sequence[str]) -> list[tuple[int, int]] | None:
-    """Where each answer stands in ``whole``, given the pieces around them; None unless all of it is accounted for."""
-    for change in (lambda text: text, str.strip, str.lstrip, str.rstrip):
-        spans, built = [], pieces[0]
-        for piece, answer in zip(pieces[1:], answers, strict=True):
-            text = change(answer)
-            spans.append((len(built), len(built) + len(text)))
-            built += text + piece
-        if built == whole:
-            return spans
-    return None
+def _fit(whole: str, pieces: Sequence[str], contents: Sequence[str]) -> list[tuple[int, int]] | None:
+    """Where each content stands in ``whole``, given the pieces around them; None unless all of it is accounted for."""
+    if not whole.startswith(pieces[0]):
+        return None
+    spans, position = [], len(pieces[0])
+    for piece, content in zip(pieces[1:], contents, strict=True):
+        forms = (content, content.strip(), content.lstrip(), content.rstrip())
+        found = next((form for form in forms if whole.startswith(form + piece, position)), None)
+        if found is None:
+            return None
+        spans.append((position, position + len(found)))
+        position += len(found) + len(piece)
+    return spans if position == len(whole) else None
 
 
 def _length_of_closing(text: str, specials: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -66,6 +67,8 @@ def encode_segments(
     pieces: PieceTokenizer,
     markers: Mapping[str, str],
     placeholders: Mapping[str, Sequence[tuple[int, int]]],
+    *,
+    separate: bool = False,
 ) -> Sequences:
     """Turn rendered segments into ids and labels.
 
@@ -75,6 +78,7 @@ def encode_segments(
     Args:
         markers: Modality to marker.
         placeholders: Modality to the (id, count) of each of its items in reading order.
+        separate: Tokenise each segment by itself too.
 
     Raises:
         DataError: Markers in the text do not match the items.
@@ -86,7 +90,8 @@ def encode_segments(
     labels = [IGNORED] * len(input_ids)
     left = {name: list(items) for name, items in placeholders.items()}
     media_end = start = 0
-    for piece, modality in cut_at_markers(text, markers):
+    stretches = _stretches(segments, separate)
+    for piece, modality in chain.from_iterable(cut_at_markers(stretch, markers) for stretch in stretches):
         if modality is not None:
             if not left.get(modality):
                 raise _mismatch(modality, text.count(markers[modality]), len(placeholders.get(modality, ())), markers)
@@ -106,6 +111,19 @@ def encode_segments(
     if labels:
         labels[0] = IGNORED  # nothing comes before the first position to predict it from
     return Sequences(input_ids, labels, media_end)
+
+
+def _stretches(segments: Sequence[Segment], separate: bool) -> list[str]:
+    """The texts that are tokenised each by itself."""
+    found: list[str] = []
+    joins = False
+    for segment in segments:
+        if joins and not segment.apart:
+            found[-1] += segment.text
+        else:
+            found.append(segment.text)
+        joins = not (separate or segment.apart)
+    return found
 
 
 def _openings(pieces: PieceTokenizer) -> list[str]:

@@ -16,6 +16,7 @@ from mmtune.model import encoding
 from mmtune.model.chat import ChatTemplate
 from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.encoding import IGNORED, Batch, Encoded, OverlongError, encode_segments
+from mmtune.model.instruction import InstructionPieces
 from mmtune.model.processor_files import Slots, read_modalities, read_settings, write_settings
 from mmtune.model.rendering import Template
 from mmtune.model.rows import (
@@ -25,12 +26,15 @@ from mmtune.model.rows import (
     naming,
     refuse_empty_answers,
     refuse_loose_markers,
+    refuse_media_in_answers,
     samples_of_call,
 )
-from mmtune.model.templates import CHAT, named_template
+from mmtune.model.templates import CHAT, INSTRUCTION, named_template
 from mmtune.model.tokenization import PieceTokenizer, load_tokenizer
 
 __all__ = ["Batch", "Encoded", "MMTuneProcessor", "OverlongError", "load_tokenizer"]
+
+_OF_TOKENIZER = {CHAT: ChatTemplate, INSTRUCTION: InstructionPieces}  # formats that render with the tokenizer's own
 
 
 class MMTuneProcessor:
@@ -86,7 +90,8 @@ class MMTuneProcessor:
         """The prompt format of a name, this processor's own by default."""
         key = name or self.template
         if key not in self._templates:
-            self._templates[key] = ChatTemplate(self.tokenizer) if key == CHAT else named_template(key)
+            kind = _OF_TOKENIZER.get(key)
+            self._templates[key] = named_template(key) if kind is None else kind(self.tokenizer)
         return self._templates[key]
 
     def encode(
@@ -227,12 +232,13 @@ class MMTuneProcessor:
         form = self.template_of(template)
         turns = sample.turns
         refuse_loose_markers(turns, self.markers)
+        refuse_media_in_answers(turns)
         if form.name != "raw":  # the text of a raw prompt is the template itself
             turns = tuple(_guarded(turn, self._pieces) for turn in turns)
             system = None if system is None else self._pieces.guard(system)
         segments = form.render(turns, generate=generate, system=system, markers=self.markers)
         media, placeholders = self._take_media(sample, load)
-        made = encode_segments(segments, self._pieces, self.markers, placeholders)
+        made = encode_segments(segments, self._pieces, self.markers, placeholders, separate=form.separate)
         targets = sum(label != IGNORED for label in made.labels)
         return Encoded(sample.id, made.input_ids, made.labels, media, targets, media_end=made.media_end)
 

@@ -18,6 +18,7 @@ class Segment:
 
     text: str
     trained: bool = False
+    apart: bool = False  # tokenised by itself, not together with what stands beside it
 
 
 def marker_of(modality: str, markers: Markers | None) -> str:
@@ -47,6 +48,7 @@ class Conversation:
 
     system: str
     turns: tuple[Turn, ...]
+    led: bool = False  # something stands before it already: a medium that has its own place, or word that there is none
 
     @classmethod
     def of(cls, turns: Sequence[Turn], *, generate: bool, system: str | None, default: str) -> Conversation:
@@ -81,12 +83,14 @@ class Template(ABC):
         system: Text that opens every conversation unless it brings its own.
         stop: Texts that end an answer besides the EOS token.
         media_first: Whether markers move to the head of their turn (see :func:`turn_text`).
+        separate: Whether each segment is tokenised by itself, and not the text as a whole.
     """
 
     name: str
     system: str = ""
     stop: tuple[str, ...] = ()
     media_first: bool = True
+    separate: bool = False
 
     def render(
         self,
@@ -108,6 +112,10 @@ class Template(ABC):
         """
         talk = Conversation.of(turns, generate=generate, system=system, default=self.system)
         return self.lay_out(talk, generate, markers)
+
+    def ended_by(self, eos: str | None) -> Template:
+        """The same format for a tokenizer with this text of its EOS; most formats write one of their own."""
+        return self
 
     @abstractmethod
     def lay_out(self, talk: Conversation, generate: bool, markers: Markers | None) -> list[Segment]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mmtune.core.errors import DataError, UsageError
 from mmtune.data.messages import MediaQueue, parts_of_text, sample_of_messages
-from mmtune.data.sample import Sample, Text, Turn
+from mmtune.data.sample import Media, Sample, Text, Turn
 from mmtune.modalities.base import Modality
 from mmtune.model.encoding import IGNORED, Encoded, OverlongError
 
@@ -60,6 +60,13 @@ def refuse_loose_markers(turns: Sequence[Turn], markers: Mapping[str, str]) -> N
                         f"The text holds the marker {marker}, but there is no {modality} for it.",
                         fix=f"give one {modality} for each marker, or take the marker out of the text",
                     )
+
+
+def refuse_media_in_answers(turns: Sequence[Turn]) -> None:
+    """Raise for a medium, or its marker, in what the assistant says: nothing could produce it."""
+    for turn in turns:
+        if turn.role == "assistant" and any(isinstance(part, Media) for part in turn.parts):
+            raise DataError("An answer of the assistant holds a medium.", fix="move its marker to a turn of the user")
 
 
 def fitted(encoded: Encoded, max_length: int | None, overlong: Overlong) -> Encoded:

@@ -17,8 +17,9 @@ from mmtune.core.errors import DataError, unknown_name
 from mmtune.data.sample import Media
 from mmtune.model import prompts
 from mmtune.model.rendering import Conversation, Markers, Segment, Template, marker_of, turn_text
+from mmtune.model.response import Response
 
-__all__ = ["CHAT", "TEMPLATES", "Markers", "Segment", "Template", "named_template", "template_names"]
+__all__ = ["CHAT", "INSTRUCTION", "TEMPLATES", "Markers", "Segment", "Template", "named_template", "template_names"]
 
 
 @dataclass(frozen=True)
@@ -184,19 +185,22 @@ _ALL: tuple[Template, ...] = (
     ChatML("mistral_direct", prompts.DIRECT),
     Plain("plain"),
     Plain("v0_plain"),
+    Response("lavin"),
+    Response("lavin_sqa", before=""),
     Raw(),
 )
 TEMPLATES: dict[str, Template] = {template.name: template for template in _ALL}
 CHAT = "chat"  # the tokenizer's own chat template: see mmtune.model.chat
+INSTRUCTION = "multi_token"  # the same in the pieces of the published code: see mmtune.model.instruction
 
 
 def template_names() -> list[str]:
     """The names that a recipe or ``--template`` takes."""
-    return sorted([*TEMPLATES, CHAT])
+    return sorted([*TEMPLATES, CHAT, INSTRUCTION])
 
 
 def named_template(name: str) -> Template:
-    """The template of a name other than ``chat``, which needs a tokenizer.
+    """The template of a name other than ``chat`` and ``multi_token``, which need a tokenizer.
 
     Raises:
         UsageError: No such template; the message suggests the nearest.
