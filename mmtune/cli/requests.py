@@ -26,18 +26,21 @@ class Reading:
         markers: Modality to its marker in texts, of the model's modalities alone: other markers are plain text.
         keys: Key of a row to the modality whose items it lists.
         raw: Whether the prompt stands exactly as given, so that no marker is added.
+        placed: Whether the model has one place for media, where an item belongs without a marker.
     """
 
     markers: Mapping[str, str]
     keys: Mapping[str, str]
     raw: bool = False
+    placed: bool = False
 
     @classmethod
     def of(cls, processor: Any, template: str | None) -> Reading:
         """The reading of a loaded model's processor."""
         modalities = processor.modalities
         keys = {**LIST_KEYS, **{modality.data_key: name for name, modality in modalities.items()}}
-        return cls({name: modality.marker for name, modality in modalities.items()}, keys, template == "raw")
+        markers = {name: modality.marker for name, modality in modalities.items()}
+        return cls(markers, keys, raw=template == "raw", placed=processor.lead is not None)
 
 
 def prompt_sample(
@@ -55,9 +58,9 @@ def prompt_sample(
     given = {name: list(items) for name, items in media.items() if items}
     _check_modalities(given, reading, where)
     bare = all(modality is None for _, modality in cut_at_markers(prompt, reading.markers))
-    if given and bare and not reading.raw:
+    if given and bare and (reading.placed or not reading.raw):
         lines = [reading.markers[name] for name, items in given.items() for _ in items]
-        prompt = "\n".join([*lines, prompt])
+        prompt = ("" if reading.raw else "\n").join([*lines, prompt])
     queue = MediaQueue(given)
     try:
         turn = Turn("user", parts_of_text(prompt, queue, reading.markers))

@@ -160,6 +160,7 @@ def make_processor(model: MMTuneModel, tokenizer: Any, template: str | None = No
         template=template or model.config.template,
         placeholder_ids=model.placeholder_ids,
         slots={name: _slots(model, name) for name in model.modalities},
+        lead=model.method.lead,
     )
 
 

@@ -11,14 +11,16 @@ from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from mmtune.core.errors import DataError, UsageError
 from mmtune.data.sample import Sample, Text, Turn
+from mmtune.methods.base import Lead
 from mmtune.modalities.base import Modality
 from mmtune.model import encoding
 from mmtune.model.chat import ChatTemplate
 from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.encoding import IGNORED, Batch, Encoded, OverlongError, encode_segments
 from mmtune.model.instruction import InstructionPieces
+from mmtune.model.placement import opened, place
 from mmtune.model.processor_files import Slots, read_modalities, read_settings, write_settings
-from mmtune.model.rendering import Template
+from mmtune.model.rendering import Segment, Template
 from mmtune.model.rows import (
     Overlong,
     after_leading_assistant,
@@ -47,6 +49,7 @@ class MMTuneProcessor:
         placeholder_ids: Modality to the id at its placeholder positions, beyond the vocabulary.
         slots: Modality to how many placeholder ids one item gets. With 0 an item leaves no trace in the ids, while the
             rendered prompt keeps its marker.
+        lead: The one place for media of a method that has one, whatever the template.
 
     Raises:
         UsageError: No such template.
@@ -60,12 +63,14 @@ class MMTuneProcessor:
         template: str,
         placeholder_ids: Mapping[str, int],
         slots: Mapping[str, Slots],
+        lead: Lead | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.modalities = dict(modalities)
         self.template = template
         self.placeholder_ids = dict(placeholder_ids)
         self.slots: dict[str, Slots] = dict(slots)
+        self.lead = lead
         self._pieces = PieceTokenizer(tokenizer)
         self._templates: dict[str, Template] = {}
         self.template_of(template)
@@ -91,7 +96,8 @@ class MMTuneProcessor:
         key = name or self.template
         if key not in self._templates:
             kind = _OF_TOKENIZER.get(key)
-            self._templates[key] = named_template(key) if kind is None else kind(self.tokenizer)
+            found = named_template(key) if kind is None else kind(self.tokenizer)
+            self._templates[key] = found.ended_by(self.tokenizer.eos_token)
         return self._templates[key]
 
     def encode(
@@ -136,9 +142,7 @@ class MMTuneProcessor:
         """The text that :meth:`encode_prompt` encodes: one marker an item, without the BOS."""
         with naming(sample):
             prompt, _ = after_leading_assistant(sample.without_answer())
-            segments = self.template_of(template).render(
-                prompt.turns, generate=True, system=system, markers=self.markers
-            )
+            segments = self._render(self.template_of(template), prompt.turns, system, generate=True)
             text = "".join(segment.text for segment in segments)
             return text.removeprefix(self.tokenizer.bos_token or "")
 
@@ -215,7 +219,8 @@ class MMTuneProcessor:
         settings, folder = read_settings(str(source), revision)
         known = modalities if modalities is not None else read_modalities(settings, folder)
         tokenizer = load_tokenizer(source, revision)
-        return cls(tokenizer, known, settings["template"], settings["placeholder_ids"], settings["slots"])
+        lead = Lead(**settings["lead"]) if settings.get("lead") else None
+        return cls(tokenizer, known, settings["template"], settings["placeholder_ids"], settings["slots"], lead)
 
     def _encode_conversation(self, sample: Sample, template: str | None, *, load: bool) -> Encoded:
         kept, dropped = after_leading_assistant(sample)
@@ -236,11 +241,18 @@ class MMTuneProcessor:
         if form.name != "raw":  # the text of a raw prompt is the template itself
             turns = tuple(_guarded(turn, self._pieces) for turn in turns)
             system = None if system is None else self._pieces.guard(system)
-        segments = form.render(turns, generate=generate, system=system, markers=self.markers)
+        segments = self._render(form, turns, system, generate=generate)
         media, placeholders = self._take_media(sample, load)
         made = encode_segments(segments, self._pieces, self.markers, placeholders, separate=form.separate)
         targets = sum(label != IGNORED for label in made.labels)
         return Encoded(sample.id, made.input_ids, made.labels, media, targets, media_end=made.media_end)
+
+    def _render(self, form: Template, turns: tuple[Turn, ...], system: str | None, *, generate: bool) -> list[Segment]:
+        if self.lead is None:
+            return form.render(turns, generate=generate, system=system, markers=self.markers)
+        ahead, turns = place(turns, self.lead, form, self.markers)
+        segments = form.render(turns, generate=generate, system=system, markers=self.markers, led=True)
+        return opened(segments, ahead, self.tokenizer.bos_token)
 
     def _take_media(
         self, sample: Sample, load: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from mmtune.core.errors import CheckpointError
+from mmtune.methods.base import Lead
 from mmtune.modalities import MODALITIES
 from mmtune.modalities.base import Modality
 from mmtune.model.sources import NANO, relative_source, resolve_source
@@ -28,6 +30,7 @@ class HasSettings(Protocol):
     template: str
     placeholder_ids: dict[str, int]
     slots: dict[str, Slots]
+    lead: Lead | None
 
 
 def write_settings(processor: HasSettings, folder: Path) -> None:
@@ -46,6 +49,7 @@ def write_settings(processor: HasSettings, folder: Path) -> None:
         "template": processor.template,
         "placeholder_ids": processor.placeholder_ids,
         "slots": processor.slots,
+        **({"lead": asdict(processor.lead)} if processor.lead is not None else {}),
         "modalities": modalities,
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmtune.core.errors import DataError
 from mmtune.data.sample import Media, Text, Turn
@@ -48,7 +48,7 @@ class Conversation:
 
     system: str
     turns: tuple[Turn, ...]
-    led: bool = False  # something stands before it already: a medium that has its own place, or word that there is none
+    led: bool = False  # something stands before it already
 
     @classmethod
     def of(cls, turns: Sequence[Turn], *, generate: bool, system: str | None, default: str) -> Conversation:
@@ -99,6 +99,7 @@ class Template(ABC):
         generate: bool = False,
         system: str | None = None,
         markers: Markers | None = None,
+        led: bool = False,
     ) -> list[Segment]:
         """Render a conversation.
 
@@ -106,12 +107,13 @@ class Template(ABC):
             generate: Leave the assistant's turn open at the end, and mark nothing as trained.
             system: Stands in for the conversation's and the template's own system text.
             markers: Marker of each modality, ``<name>`` by default.
+            led: Something stands before the conversation already: a medium in a place of its own, or word of none.
 
         Raises:
             DataError: A conversation that the format cannot hold.
         """
         talk = Conversation.of(turns, generate=generate, system=system, default=self.system)
-        return self.lay_out(talk, generate, markers)
+        return self.lay_out(replace(talk, led=led), generate, markers)
 
     def ended_by(self, eos: str | None) -> Template:
         """The same format for a tokenizer with this text of its EOS; most formats write one of their own."""

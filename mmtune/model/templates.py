@@ -141,7 +141,7 @@ class Plain(Template):
         if generate:
             text = turn_text(talk.turns[0], markers, media_first=True)
             return [Segment(talk.system + (f"{text}\n" if talk.turns[0].text.strip() else shown))]
-        if not media:
+        if not (media or talk.led):
             raise DataError(
                 f"Template '{self.name}' leaves the question out, so a row without media would have no prompt.",
                 fix="give the row a medium, or use a template for conversations, for example vicuna_v1",

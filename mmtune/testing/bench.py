@@ -55,7 +55,12 @@ class Bench:
         return TOLERANCES[self.dtype]
 
     def row(self, number: int, shown: Sequence[int]) -> Encoded:
-        """A conversation that shows some items, by index, of every modality in the midst of its question."""
+        """A conversation that shows some items, by index, of every modality in the midst of its question.
+
+        A method that has one place for media is shown the first of them.
+        """
+        if self.processor.lead is not None:
+            shown = shown[:1]
         parts: list[Text | Media] = [Text("Look: ")]
         for modality, items in self.items.items():
             parts += [Media(modality, items[index % len(items)]) for index in shown]
