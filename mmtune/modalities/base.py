@@ -23,19 +23,26 @@ class Modality(ABC):
         name: Registry key, also the key of its inputs in a batch.
         marker: What stands in a text where an item goes.
         data_key: Key of its list of items in a data row.
+        takes: General kinds of media that it reads besides those called by its own name: ``audio`` for one that reads
+            what ``--audio`` and the key ``audios`` of a row give.
+        has_encoder: False for media that are features already, whose ``source`` may be left out.
         source: Folder or hub id of the encoder.
         width: Features per position, D.
         num_positions: Positions of an ordinary item, P.
+        varies: Whether items have different numbers of positions.
     """
 
     name: ClassVar[str]
     marker: ClassVar[str]
     data_key: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]] = ()
+    has_encoder: ClassVar[bool] = True
     source: str
     revision: str | None
     settings: Settings
     width: int
     num_positions: int
+    varies: bool = False
     has_line_breaks: bool = False
 
     @classmethod

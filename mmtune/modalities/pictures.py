@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmtune.core.errors import MediaError
+from mmtune.modalities.opening import decode_data_uri
+
+_ORIENTATION = 0x0112  # EXIF
+
+
+class TooLargeError(MediaError):
+    """A picture with more pixels than is safe to open."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFacts:
+    """What a picture is, before anything is done to it.
+
+    Attributes:
+        kind: Format as Pillow calls it ("JPEG").
+        mode: Colours as Pillow calls them ("RGB", "CMYK", "P").
+        frames: More than 1 for an animation, of which the first frame is used.
+        rotated: Whether EXIF says that it must be turned.
+    """
+
+    width: int
+    height: int
+    kind: str
+    mode: str
+    frames: int
+    rotated: bool
 
 
 def open_picture(item: Any) -> Image.Image:
@@ -23,13 +50,40 @@ def open_picture(item: Any) -> Image.Image:
     Raises:
         MediaError: Missing, empty, truncated, too large or not a picture.
     """
+    with _saying_what_is_wrong(item):
+        return _upright_rgb(_open(item))
+
+
+def probe_picture(item: Any) -> PictureFacts:
+    """Decode a picture only to know that it can be decoded; a JPEG at an eighth of its size, which reads all of it.
+
+    Raises:
+        MediaError: As :func:`open_picture`.
+    """
+    with _saying_what_is_wrong(item), _open(item) as image:
+        facts = PictureFacts(
+            image.width,
+            image.height,
+            str(image.format),
+            image.mode,
+            int(getattr(image, "n_frames", 1)),
+            image.getexif().get(_ORIENTATION, 1) not in (0, 1),
+        )
+        if image.format == "JPEG":
+            image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()
+        return facts
+
+
+@contextmanager
+def _saying_what_is_wrong(item: Any) -> Iterator[None]:
     where = item if isinstance(item, (str, Path)) and not str(item).startswith("data:") else "picture in memory"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _upright_rgb(_open(item))
+            yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise MediaError(
+        raise TooLargeError(
             f"The picture is too large to open safely: {error}", where=str(where), fix="scale it down first"
         ) from error
     except FileNotFoundError as error:
@@ -60,22 +114,12 @@ def _open(item: Any) -> Image.Image:
     if isinstance(item, (bytes, bytearray, memoryview)):
         return Image.open(io.BytesIO(bytes(item)))
     if isinstance(item, str) and item.startswith("data:"):
-        return Image.open(io.BytesIO(_decode_uri(item)))
+        return Image.open(io.BytesIO(decode_data_uri(item)))
     if isinstance(item, (str, Path)):
         if str(item).startswith(("http://", "https://")):
             raise MediaError(f"URLs are not opened: {item}", where=str(item), fix="download the picture first")
         return Image.open(item)
     raise MediaError(f"A {type(item).__name__} is not a picture.", fix="give a path, data URI, bytes or a PIL image")
-
-
-def _decode_uri(uri: str) -> bytes:
-    head, _, body = uri.partition(",")
-    if not head.endswith(";base64"):
-        raise MediaError("A data URI must be base64-encoded.", where=head[:60], fix="write data:image/png;base64,…")
-    try:
-        return base64.b64decode(body, validate=True)
-    except binascii.Error as error:
-        raise MediaError(f"The data URI is no valid base64: {error}", where=head[:60], fix="encode it again") from error
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -18,6 +18,7 @@ from mmtune.core.errors import MediaError, UsageError
 from mmtune.modalities import MODALITIES
 from mmtune.modalities.base import Modality
 from mmtune.testing.bench import TOLERANCES, open_bench, pictures
+from mmtune.testing.encoders import TINY_ENCODERS
 from mmtune.testing.method import check_bench
 from mmtune.testing.properties import worst
 from mmtune.testing.report import Report, broken, difference
@@ -42,7 +43,7 @@ def check_modality(
 
     Args:
         modality: The class, or the name of a registered modality.
-        source: Folder of a small encoder; ``image`` has one of its own.
+        source: Folder of a small encoder; the modalities of this package have one of their own, but for ``imagebind``.
         settings: The modality's settings.
         items: At least three different items, of different lengths where there are such.
         method: The method to run it with.
@@ -52,7 +53,7 @@ def check_modality(
 
     Raises:
         VerificationError: A property does not hold; the message names it, with the numbers.
-        UsageError: No source or fewer than three items for a modality other than ``image``.
+        UsageError: No source or fewer than three items for a modality that has none of its own.
     """
     kind: type[Modality] = MODALITIES.load(modality) if isinstance(modality, str) else modality
     if not isinstance(modality, str):
@@ -61,6 +62,9 @@ def check_modality(
         if kind.name == "image":
             source = source or save_tiny_vision(Path(scratch) / "encoder")
             items = items or pictures()
+        elif kind.name in TINY_ENCODERS:
+            source = source or TINY_ENCODERS[kind.name].save(Path(scratch) / "encoder")
+            items = items or TINY_ENCODERS[kind.name].items()
         if source is None or items is None or len(items) < 3:
             raise UsageError(f"'{kind.name}' needs an encoder and three items.", fix="give source=… and items=[…]")
         report = _check_alone(kind.from_source(source, settings=settings), items, Path(scratch))
