@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from mmtune.core.config import Settings
 
+NO_SOURCE = "none"  # of a modality without encoder
+
 
 class Modality(ABC):
     """One kind of media. A subclass is one file and one entry point in ``mmtune.modalities``.

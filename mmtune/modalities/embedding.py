@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmtune.core import config
 from mmtune.core.errors import CheckpointError, MediaError, UsageError
-from mmtune.modalities.base import Modality
+from mmtune.modalities.base import NO_SOURCE, Modality
 from mmtune.modalities.opening import open_file, place_of
 
 _FORMS = 'a .npy or .npz file, {"path": …, "key": …, "row": …}, or a list of numbers'
@@ -44,7 +44,7 @@ class EmbeddingModality(Modality):
     settings: EmbeddingSettings
 
     def __init__(self, source: str, revision: str | None, settings: EmbeddingSettings, width: int) -> None:
-        self.source, self.revision = source, revision
+        self.source, self.revision = source if Path(source).is_dir() else NO_SOURCE, None  # a file told the width only
         self.settings = settings.model_copy(update={"width": width})
         self.width = width
         self.num_positions = 1

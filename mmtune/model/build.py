@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from transformers.utils import logging as transformers_logging
 from mmtune.core.errors import CheckpointError, ResourceError, UsageError
 from mmtune.core.registry import canonical
 from mmtune.methods import METHODS
-from mmtune.modalities import MODALITIES
-from mmtune.modalities.base import Modality
+from mmtune.modalities.base import NO_SOURCE, Modality
 from mmtune.model.checkpoint import ADAPTER_FILE, LORA_FOLDER, check_probe, load_lora, load_method_weights, read_config
 from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor, load_tokenizer
-from mmtune.model.sources import NANO, loading_error, resolve_source
+from mmtune.model.processor_files import slots_of
+from mmtune.model.sources import NANO, loading_error, read_modality, resolve_source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -59,12 +60,13 @@ def build_model(
     wanted = METHODS.load(method).modality_settings
     for name, entry in given.items():
         entry["settings"] = {**wanted.get(entry.get("kind") or name, {}), **(entry.get("settings") or {})}
-    modalities = {name: _modality(name, entry) for name, entry in given.items()}
+    modalities = {name: read_modality(name, entry) for name, entry in given.items()}
     entries = {
         name: {
-            "source": entry["source"],
+            "source": entry["source"] if modalities[name].has_encoder else NO_SOURCE,
             "revision": entry.get("revision"),
             "settings": modalities[name].settings.model_dump(mode="json"),
+            **({"kind": entry["kind"]} if "kind" in entry else {}),
         }
         for name, entry in given.items()
     }
@@ -122,9 +124,11 @@ def load_model(
     name = _dtype_name(torch_dtype or dtype, chosen)
     modalities = {}
     for modality, entry in found.encoders.items():
-        entry["source"] = _keep(entry["source"], "vision", folder)
-        modalities[modality] = _modality(modality, entry)
-    found.base["source"] = _keep(found.base["source"], "llm", folder)
+        modalities[modality] = read_modality(modality, entry, folder)
+        if entry["source"] != NANO:
+            entry["source"] = modalities[modality].source
+    if found.base["source"] != NANO:
+        found.base["source"] = resolve_source(found.base["source"], "llm", folder)
     model = _assemble(found, modalities, dtype=name, attention=attention or attn_implementation, seed=0)
     check_probe(model, str(folder))
     load_method_weights(model.method, Path(folder) / ADAPTER_FILE)
@@ -159,7 +163,7 @@ def make_processor(model: MMTuneModel, tokenizer: Any, template: str | None = No
         model.modalities,
         template=template or model.config.template,
         placeholder_ids=model.placeholder_ids,
-        slots={name: _slots(model, name) for name in model.modalities},
+        slots={name: slots_of(partial(model.method.placeholders, name)) for name in model.modalities},
         lead=model.method.lead,
     )
 
@@ -215,24 +219,8 @@ def _load_language_model(config: MMTuneConfig, dtype: torch.dtype, attention: st
     return model.eval()
 
 
-def _modality(name: str, entry: Mapping[str, Any]) -> Modality:
-    source = resolve_source(entry["source"], "vision")
-    kind: type[Modality] = MODALITIES.load(entry.get("kind") or name)
-    return kind.from_source(source, revision=entry.get("revision"), settings=entry.get("settings"))
-
-
 def _entry(value: str | Mapping[str, Any]) -> dict[str, Any]:
     return {"source": value} if isinstance(value, str) else dict(value)
-
-
-def _keep(source: str, part: str, folder: str) -> str:
-    return source if source == NANO else resolve_source(source, part, folder)
-
-
-def _slots(model: MMTuneModel, name: str) -> str | int:
-    """``positions`` when an item takes as many placeholders as the encoder has positions, else their fixed number."""
-    first, second = model.method.placeholders(name, 7), model.method.placeholders(name, 11)
-    return "positions" if (first, second) == (7, 11) else first
 
 
 def _default_template(base: str, tokenizer: Any) -> str:

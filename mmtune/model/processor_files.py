@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from mmtune.core.errors import CheckpointError
 from mmtune.methods.base import Lead
-from mmtune.modalities import MODALITIES
 from mmtune.modalities.base import Modality
-from mmtune.model.sources import NANO, relative_source, resolve_source
+from mmtune.model.sources import NANO, read_modality, relative_source, resolve_source
 
 PROCESSOR_FILE = "mmtune_processor.json"
-Slots = int | Literal["positions"]  # ids an item gets: a fixed number, or one for each encoder position
+POSITIONS = "positions"
+Slots = int | str  # ids an item gets: a fixed number, ``positions``, or a multiple of them, ``10 * positions``
 
 
 class HasSettings(Protocol):
@@ -31,6 +31,22 @@ class HasSettings(Protocol):
     placeholder_ids: dict[str, int]
     slots: dict[str, Slots]
     lead: Lead | None
+
+
+def num_slots(slots: Slots, positions: int) -> int:
+    """Placeholder ids of an item with so many encoder positions."""
+    if isinstance(slots, int):
+        return slots
+    factor, _, _ = slots.rpartition(f" * {POSITIONS}")
+    return int(factor or 1) * positions
+
+
+def slots_of(count: Callable[[int], int]) -> Slots:
+    """How to write down a method's count of placeholders for an item with so many positions."""
+    first, second = count(7), count(11)
+    if first == second or first * 11 != second * 7:
+        return first
+    return POSITIONS if first == 7 else f"{first // 7} * {POSITIONS}"
 
 
 def write_settings(processor: HasSettings, folder: Path) -> None:
@@ -89,9 +105,7 @@ def read_modalities(settings: Mapping[str, Any], folder: Path) -> dict[str, Moda
     """
     found = {}
     for name, entry in settings["modalities"].items():
-        source = resolve_source(entry["source"], "vision", folder)
-        kind = MODALITIES.load(entry["kind"])
-        found[name] = kind.from_source(source, revision=entry["revision"], settings=entry["settings"])
+        found[name] = read_modality(name, entry, folder)
     return found
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from mmtune.core.errors import CheckpointError, MMTuneError, ResourceError
+from mmtune.core.errors import CheckpointError, MMTuneError, ResourceError, UsageError
+from mmtune.modalities import MODALITIES
+from mmtune.modalities.base import NO_SOURCE, Modality
 
 NANO = "nano"
 _ASSETS = Path(__file__).resolve().parents[1] / "nano" / "assets"
@@ -33,6 +37,31 @@ def resolve_source(source: str, part: str, folder: str | Path | None = None) -> 
             f"No such folder: {source}", where=str(folder or source), fix="give a folder, a hub id, or nano"
         )
     return expanded
+
+
+def read_modality(name: str, entry: Mapping[str, Any], folder: str | Path | None = None) -> Modality:
+    """The modality that an entry of a recipe or checkpoint describes; weights are not loaded.
+
+    Args:
+        name: Its name in the model, also its kind unless the entry has a ``kind``.
+        entry: ``source``, ``revision`` and ``settings``.
+        folder: The checkpoint that holds the entry.
+
+    Raises:
+        UsageError: No such modality, or no source for one that has an encoder.
+        CheckpointError: An encoder's configuration that is not there.
+    """
+    kind: type[Modality] = MODALITIES.load(entry.get("kind") or name)
+    source = entry.get("source")
+    if kind.has_encoder and source is None:
+        raise UsageError(
+            f"The encoder '{name}' has no source.",
+            where=f"model.encoders.{name}",
+            fix=f"--set model.encoders.{name}.source=FOLDER",
+        )
+    if kind.has_encoder:
+        source = resolve_source(str(source), "vision", folder)
+    return kind.from_source(source or NO_SOURCE, revision=entry.get("revision"), settings=entry.get("settings"))
 
 
 def relative_source(source: str, folder: str | Path) -> str:

@@ -64,8 +64,8 @@ def save_tiny_clap(folder: str | Path, *, fusion: bool = True) -> str:
     """CLAP's audio tower with a window of one second and vectors of width 16."""
     config = ClapAudioConfig(
         window_size=4, num_mel_bins=64, spec_size=64, hidden_size=32, projection_dim=16, patch_size=4,
-        patch_stride=[4, 4], patch_embeds_hidden_size=16, depths=[1, 1], num_attention_heads=[2, 2], num_hidden_layers=2,
-        enable_fusion=fusion, aff_block_r=1,
+        patch_stride=[4, 4], patch_embeds_hidden_size=16, depths=[1, 1], num_attention_heads=[2, 2],
+        num_hidden_layers=2, enable_fusion=fusion, aff_block_r=1,
     )  # fmt: skip
     extractor = ClapFeatureExtractor(
         feature_size=64, sampling_rate=RATE, hop_length=320, max_length_s=1, fft_window_size=512, frequency_max=8000,

@@ -9,6 +9,7 @@ import torch
 
 from mmtune.core.errors import CheckpointError, MissingExtraError, NotPossibleError, RecipeError, UsageError
 from mmtune.core.registry import canonical
+from mmtune.modalities import MODALITIES
 from mmtune.model.build import build_model, load
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
@@ -20,7 +21,7 @@ def refuse_impossible(recipe: Recipe, device: torch.device) -> None:
     """Say no before anything is loaded.
 
     Raises:
-        NotPossibleError: Several processes, batches by tokens, or quantisation where there is none.
+        NotPossibleError: Several processes, or quantisation where there is none.
         MissingExtraError: qlora without its library.
     """
     if recipe.run.num_processes != 1:
@@ -28,12 +29,6 @@ def refuse_impossible(recipe: Recipe, device: torch.device) -> None:
             f"run.num_processes is {recipe.run.num_processes}; this version trains in one process.",
             where=recipe.where("run.num_processes"),
             fix="--num-processes 1",
-        )
-    if recipe.train.tokens_per_batch is not None:
-        raise NotPossibleError(
-            "Batches by tokens are not available in this version.",
-            where=recipe.where("train.tokens_per_batch"),
-            fix="leave train.tokens_per_batch at null and set train.batch_size",
         )
     if recipe.tune.kind == "qlora":
         if find_spec("bitsandbytes") is None:
@@ -100,7 +95,7 @@ def encoder_entries(recipe: Recipe) -> dict[str, Any]:
     for name, entry in recipe.model.encoders.items():
         given = {"source": entry} if isinstance(entry, str) else dict(entry or {})
         entries[name] = {**entries.get(name, {}), **given}
-        if "source" not in entries[name]:
+        if "source" not in entries[name] and MODALITIES.load(entries[name].get("kind") or name).has_encoder:
             where = recipe.where(f"model.encoders.{name}")
             raise RecipeError(
                 f"The encoder '{name}' has no source.", where=where, fix=f"model.encoders.{name}.source: FOLDER"
