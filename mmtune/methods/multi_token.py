@@ -21,7 +21,7 @@ class ProjectorSettings(config.Settings):
 
     kind: Literal["patch", "vector"] | None = None  # by default: vector for an encoder that gives one vector an item
     layers: int = Field(default=2, ge=1)  # linear maps, with GELU between
-    width: int = Field(default=10, ge=1)  # vector: tokens of an item
+    width: int = Field(default=10, ge=1)  # vector: tokens of one vector
 
 
 class MultiTokenSettings(config.Settings):
@@ -62,7 +62,7 @@ class MultiToken(TokenMethod):
             RecipeError: A vector projector for an encoder that gives several positions an item.
         """
         chosen = self.settings.projectors.get(name, ProjectorSettings())
-        pooled = modality.num_positions == 1 and not modality.has_line_breaks
+        pooled = modality.num_positions == 1
         if chosen.kind == "vector" and not pooled:
             raise RecipeError(
                 f"A vector projector needs one vector an item, the encoder of '{name}' gives {modality.num_positions}.",

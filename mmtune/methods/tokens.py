@@ -55,11 +55,11 @@ class TokenMethod(Method):
         projector = self.projector[name]
         weight = next(projector.parameters(), seen.values)
         tokens: Tensor = projector(seen.values.to(weight.dtype))  # [N, K, H]
-        if tokens.shape[1] != seen.values.shape[1]:  # a fixed number an item, none of them padding
-            return tokens.flatten(0, 1)
         if seen.breaks is not None and name in self.line_break:
             tokens = torch.where(seen.breaks.unsqueeze(-1), self.line_break[name].to(tokens.dtype), tokens)
-        return tokens.flatten(0, 1) if seen.mask is None else tokens[seen.mask]
+        if seen.mask is None:
+            return tokens.flatten(0, 1)
+        return tokens[seen.mask.repeat_interleave(tokens.shape[1] // seen.mask.shape[1], dim=1)]
 
     def roles(self) -> Mapping[str, list[nn.Parameter]]:
         """``projector`` and ``projector.<modality>``."""

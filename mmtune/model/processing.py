@@ -19,7 +19,7 @@ from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.encoding import IGNORED, Batch, Encoded, OverlongError, encode_segments
 from mmtune.model.instruction import InstructionPieces
 from mmtune.model.placement import opened, place
-from mmtune.model.processor_files import Slots, read_modalities, read_settings, write_settings
+from mmtune.model.processor_files import Slots, num_slots, read_modalities, read_settings, write_settings
 from mmtune.model.rendering import Segment, Template
 from mmtune.model.rows import (
     Overlong,
@@ -270,10 +270,9 @@ class MMTuneProcessor:
             raw = modality.load(item.uri) if load else None
             if raw is not None:
                 media.setdefault(item.modality, []).append(raw)
-            slots = self.slots[item.modality]
-            if slots == "positions":
-                slots = modality.num_positions if raw is None else modality.positions(raw)
-            placeholders.setdefault(item.modality, []).append((self.placeholder_ids[item.modality], int(slots)))
+            positions = modality.num_positions if raw is None else modality.positions(raw)
+            count = num_slots(self.slots[item.modality], positions)
+            placeholders.setdefault(item.modality, []).append((self.placeholder_ids[item.modality], count))
         return media, placeholders
 
 

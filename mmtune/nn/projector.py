@@ -7,7 +7,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from mmtune.core.errors import ShapeError, UsageError
+from mmtune.core.errors import UsageError
 
 _MLP = re.compile(r"^mlp([1-9]\d*)x_gelu$")
 
@@ -43,16 +43,16 @@ class Projector(nn.Module):
 
 
 class VectorProjector(nn.Module):
-    """One vector an item becomes ``width`` tokens, each by an MLP of its own; all of them run as one batched product.
+    """A vector becomes ``width`` tokens, each by an MLP of its own; all of them run as one batched product.
 
     Args:
         num_layers: Linear maps of each MLP, with exact GELU between them.
         in_features: Width D of the encoder.
         out_features: Hidden size H of the language model.
-        width: Tokens K of one item.
+        width: Tokens K of one vector.
 
     Source:
-        multi_token (Sshh 2023), the projector of encoders that give one vector an item.
+        multi_token (Sshh 2023), the projector of encoders that give one vector an item; a long item may have more.
     """
 
     def __init__(self, num_layers: int, in_features: int, out_features: int, width: int) -> None:
@@ -64,22 +64,15 @@ class VectorProjector(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def num_tokens(self, positions: int) -> int:
-        """Tokens made of one item, whatever its positions."""
-        return self.width
+        """Tokens made of one item: ``width`` for each vector that its encoder gives."""
+        return self.width * positions
 
     def forward(self, features: Tensor) -> Tensor:
-        """Project ``[N, 1, D]`` to ``[N, K, H]``.
-
-        Raises:
-            ShapeError: More than one position an item.
-        """
-        if features.shape[1] != 1:
-            raise ShapeError(
-                f"A vector projector takes one position an item, the encoder gave {features.shape[1]}.",
-                fix="use the projector kind 'patch', or let the encoder pool",
-            )
-        tokens: Tensor = self.layers(features.transpose(0, 1).expand(self.width, -1, -1))  # [K, N, H]
-        return tokens.transpose(0, 1)
+        """Project ``[N, P, D]`` to ``[N, P * K, H]``, the tokens of a vector side by side."""
+        items, positions = features.shape[:2]
+        vectors = features.flatten(0, 1).expand(self.width, -1, -1)  # [K, N * P, D]
+        tokens: Tensor = self.layers(vectors)  # [K, N * P, H]
+        return tokens.transpose(0, 1).reshape(items, positions * self.width, tokens.shape[-1])
 
 
 class StackedLinear(nn.Module):

@@ -93,13 +93,13 @@ def test_stacked_maps_equal_independent_ones() -> None:
     expected = torch.cat([single(seen) for single in singles], dim=1)
     torch.testing.assert_close(stacked(seen), expected)
     assert stacked(seen[:0]).shape == (0, 4, 8)
-    with pytest.raises(ShapeError, match="one position"):
-        stacked(torch.randn(2, 3, 5))
+    several = torch.randn(2, 3, 5)
+    torch.testing.assert_close(stacked(several)[:, 4:8], stacked(several[:, 1:2]))
 
 
 def test_placeholders_are_what_the_projectors_make(folders: tuple[str, str, str]) -> None:
     model, processor = build(folders, projectors={"stamp": {"width": 3, "layers": 1}})
-    assert processor.slots == {"image": "positions", "stamp": 3}
+    assert processor.slots == {"image": "positions", "stamp": "3 * positions"}
     ids = processor.encode(ROWS[0]).input_ids
     assert ids.count(model.placeholder_ids["image"]) == 4
     assert ids.count(model.placeholder_ids["stamp"]) == 3
