@@ -16,7 +16,7 @@ from mmtune.core.conditioning import Slot
 from mmtune.core.errors import NotPossibleError
 from mmtune.core.perception import LowRank
 from mmtune.hosts.layout import LAYOUTS, LLAMA, Absent, Fused, Span
-from mmtune.nn.lowrank import apply_low_rank
+from mmtune.nn.lowrank import add_low_rank, apply_low_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +222,9 @@ class _SiteUpdate:
                 where=self.name,
                 fix="leave this kind of site out of the method's settings",
             )
-        update = apply_low_rank(x, delta).to(output.dtype)  # under autocast the map's output is narrower than its input
-        return output + (update if self.columns is None else self.columns.widen(update))
+        if self.columns is None:
+            return add_low_rank(output, x, delta)
+        return output + self.columns.widen(apply_low_rank(x, delta).to(output.dtype))
 
 
 def _features(module: nn.Module, name: str) -> tuple[int, int]:

@@ -72,7 +72,8 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         accepted = inspect.signature(language_model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._slices_logits = "logits_to_keep" in accepted
-        self._lora: list[nn.Parameter] = []
+        self._lora: frozenset[str] = frozenset()
+        self.trains_in_team = False  # True: every forward touches every trained parameter
         self.owns_language_model = False  # True: the weights travel with every save, as in a converted folder
         self.owned_encoders: set[str] = set()
 
@@ -111,8 +112,8 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         if labels is not None:
             output.loss, scores = self._loss(output.logits, labels, num_items_in_batch)
             output.logits = scores if target_logits_only else output.logits
-            if self.training and not self.modalities.keys() <= (media or {}).keys():
-                output.loss = output.loss + self.method.anchor().to(output.loss)  # every process touches every weight
+            if self.training and (self.trains_in_team or not self.modalities.keys() <= (media or {}).keys()):
+                output.loss = output.loss + self.anchor().to(output.loss)
         return output
 
     def perceive(self, media: Media | None, batch_size: int) -> Perception:
@@ -199,6 +200,8 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             shift = self.method.decoding_shift((input_ids >= self.host.vocab_size).sum(-1))  # [B]
             shift = shift - (trained - used)[:, -1]  # decoding goes on from where the prompt ends
         inputs = self._embed(input_ids, attention_mask, used, perception)
+        if self.method.masked_slots and self._takes_positions:
+            inputs = _without_empty_columns(inputs)
         with self.slot.bind(perception), self._shifted(shift):
             penalty = self.language_model.generation_config.repetition_penalty
             return self.language_model.generate(**inputs, **with_own_penalty(kwargs, penalty))
@@ -268,6 +271,15 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         from mmtune.model.checkpoint import save_model
 
         save_model(self, str(save_directory))
+
+
+def _without_empty_columns(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Leave out positions that no row attends to; the others keep their numbers, so that every answer stays the same.
+
+    The masked slots of a single prompt go this way: a mask of ones alone takes the fast paths of attention.
+    """
+    kept = inputs["attention_mask"].bool().any(0)  # [T]
+    return inputs if bool(kept.all()) else {name: value[:, kept] for name, value in inputs.items()}
 
 
 def _predicts_target(labels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from mmtune.core.errors import ShapeError
 from mmtune.core.perception import LowRank
-from mmtune.nn.lowrank import apply_low_rank
+from mmtune.nn.lowrank import add_low_rank, apply_low_rank
 
 
 def factors(batch: int = 3, shared: bool = True) -> LowRank:
@@ -61,3 +61,26 @@ def test_gradients_reach_both_factors() -> None:
 def test_refuses_what_does_not_fit(x: torch.Tensor, delta: LowRank, said: str) -> None:
     with pytest.raises(ShapeError, match=said):
         apply_low_rank(x, delta)
+
+
+@pytest.mark.parametrize("samples_of_b", [1, 3])
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("flat", [False, True])
+def test_adding_equals_the_update_added(samples_of_b: int, beams: int, flat: bool) -> None:
+    delta = LowRank(torch.randn(3, 5, 2, requires_grad=True), torch.randn(samples_of_b, 2, 7, requires_grad=True))
+    x, output = torch.randn(3 * beams, 4, 5), torch.randn(3 * beams, 4, 7)
+    x, output = (x.flatten(0, 1), output.flatten(0, 1)) if flat else (x, output)
+    given, wanted = add_low_rank(output, x, delta), output + apply_low_rank(x, delta)
+    torch.testing.assert_close(given, wanted)
+    for one, other in zip(
+        torch.autograd.grad(given.square().sum(), (delta.a, delta.b)),
+        torch.autograd.grad(wanted.square().sum(), (delta.a, delta.b)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_adding_keeps_the_type_of_the_output() -> None:
+    delta = LowRank(torch.randn(3, 5, 2), torch.randn(3, 2, 7))
+    output = torch.randn(3, 4, 7, dtype=torch.bfloat16)
+    assert add_low_rank(output, torch.randn(3, 4, 5), delta).dtype == torch.bfloat16
