@@ -33,6 +33,7 @@ class LaVINSettings(config.Settings):
     temperature: float = Field(default=10.0, gt=0)  # of the routers
     dropout: float = Field(default=0.1, ge=0, lt=1)  # inside the adapters
     hidden: int = Field(default=128, ge=1)  # of the projector
+    tokens: int = Field(default=1, ge=1)  # that a class token becomes; the published model has one
     routing: Literal["per_sample", "batch0"] = "per_sample"  # in the encoder; batch0: the first sample decides for all
     present: str = "Image: "  # text before a picture
     absent: str = "Image: N/A"  # text in the place of a picture
@@ -78,8 +79,9 @@ class LaVIN(Method):
         self._sites = _norms(lm)
         modality = next(iter(modalities.values()))
         self.adapters = nn.ModuleDict({"language": self._make_adapters(self._sites)})
+        width = settings.tokens * lm.embedding_size
         self.projector = nn.Sequential(
-            nn.Linear(modality.width, settings.hidden), nn.SiLU(), nn.Linear(settings.hidden, lm.embedding_size)
+            nn.Linear(modality.width, settings.hidden), nn.SiLU(), nn.Linear(settings.hidden, width)
         )
         for layer in (self.projector[0], self.projector[2]):
             nn.init.xavier_uniform_(cast(nn.Linear, layer).weight)
@@ -111,6 +113,10 @@ class LaVIN(Method):
     def _adapters_of(self, name: str) -> list[RoutedAdapter]:
         return [cast(RoutedAdapter, adapter) for adapter in cast(nn.ModuleList, self.adapters[name])]
 
+    def placeholders(self, modality: str, positions: int) -> int:
+        """``tokens`` for each class token."""
+        return positions * self.settings.tokens
+
     def encode(
         self, modality: Modality, encoder: nn.Module, inputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -122,13 +128,13 @@ class LaVIN(Method):
         return values[1:], None if mask is None else mask[1:], None if breaks is None else breaks[1:]
 
     def perceive(self, features: Mapping[str, Features], batch_size: int) -> Perception:
-        """Project the class tokens, ``[N * L, H]``, and let each sample's decision token choose its routes."""
+        """Project the class tokens, ``[N * L * tokens, H]``, and let each sample's decision token choose its routes."""
         table = self.modality_embedding.weight
         kinds = torch.full((batch_size,), TEXT, device=table.device)
         tokens = {}
         for name, seen in features.items():
             kinds = kinds.index_fill(0, seen.owner.to(table.device), PICTURE)
-            tokens[name] = self.projector(seen.values.to(table.dtype)).flatten(0, 1)
+            tokens[name] = self.projector(seen.values.to(table.dtype)).reshape(-1, table.shape[1])
         return Perception(tokens=tokens, routes=self._decide(kinds))
 
     def _decide(self, kinds: Tensor) -> dict[str, Tensor]:
