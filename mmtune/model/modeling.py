@@ -72,7 +72,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         accepted = inspect.signature(language_model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._slices_logits = "logits_to_keep" in accepted
-        self._lora: frozenset[str] = frozenset()
+        self.lora_names: frozenset[str] = frozenset()
         self.trains_in_team = False  # True: every forward touches every trained parameter
         self.owns_language_model = False  # True: the weights travel with every save, as in a converted folder
         self.owned_encoders: set[str] = set()
@@ -110,7 +110,8 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         with self.slot.bind(perception):
             output: CausalLMOutputWithPast = self.language_model(**inputs, **kwargs)
         if labels is not None:
-            output.loss, scores = self._loss(output.logits, labels, num_items_in_batch)
+            scores = output.logits if output.logits.ndim == 2 else output.logits[_predicts_target(labels)]  # [K, V]
+            output.loss = self._loss(scores, labels, num_items_in_batch)
             output.logits = scores if target_logits_only else output.logits
             if self.training and (self.trains_in_team or not self.modalities.keys() <= (media or {}).keys()):
                 output.loss = output.loss + self.anchor().to(output.loss)
@@ -155,13 +156,12 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         inputs = {"inputs_embeds": embeddings, "attention_mask": attention_mask}
         return {**inputs, "position_ids": position_ids} if self._takes_positions else inputs
 
-    def _loss(self, logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> tuple[Tensor, Tensor]:
-        """The loss, and the scores ``[K, V]`` it is made of; ``logits`` are those or all ``[B, T, V]``."""
+    def _loss(self, scores: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
+        """The loss from the scores ``[K, V]`` of the K targets in reading order."""
         following = labels[:, 1:]
         targets = following[following != IGNORED]  # [K]
-        scores = logits if logits.ndim == 2 else logits[_predicts_target(labels)]
         total = nn.functional.cross_entropy(scores.float(), targets, reduction="sum")
-        return total / (max(len(targets), 1) if num_items is None else num_items), scores
+        return total / (max(len(targets), 1) if num_items is None else num_items)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
