@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from mmtune.convert.damage import read_json
+from mmtune.convert.formats import READERS, unavailable
+from mmtune.convert.locate import SINGLE_FILES
+from mmtune.convert.meta_shards import is_meta_folder
+from mmtune.convert.openai_clip import is_clip_file
 from mmtune.convert.tensors import has_weights, open_folder
-from mmtune.core.errors import CheckpointError, NotPossibleError
-
-READABLE = ("llava", "vlora")
-PLANNED = ("meta-llama", "lavin", "multi-token", "hf", "openai-clip")
+from mmtune.core.errors import CheckpointError
 
 _PROJECTOR = re.compile(r"(?:^|\.)mm_projector\.(.+)$")
 _VLORA_ONLY = ("Bs", "pos_embed", "visual_proj.weight")
+_LLAVA_LIKE = ("llava", "vlora")
 _HF_LLAVA = ("llava", "llava_next")
 
 
@@ -28,62 +30,61 @@ class Found:
     form: str
 
 
-def detect(folder: Path) -> Found:
-    """The format of a folder.
+def detect(path: Path) -> Found:
+    """The format of a folder or file.
 
     Raises:
         CheckpointError: Nothing here is a checkpoint, or config and tensors contradict each other.
         NotPossibleError: A format that is known but not read by this version.
     """
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if config.get("model_type") == "mmtune":
-        raise CheckpointError(
-            "This folder is an mmtune checkpoint already.",
-            where=str(folder),
-            fix="use it with --model, without converting",
-        )
-    names = list(_tensor_names(folder))
+    if path.is_file():
+        kind = _by_file(path)
+        if kind is None:
+            raise _not_known(path, "The file is in no known checkpoint format.")
+        return Found(kind, form_of(path))
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    names = list(_tensor_names(path))
     projector = {match.group(1) for match in map(_PROJECTOR.search, names) if match}
     by_config = _by_config(config)
     by_tensors = _by_projector(projector)
-    if by_config in READABLE and by_tensors is not None and by_config != by_tensors:
+    if by_config in _LLAVA_LIKE and by_tensors is not None and by_config != by_tensors:
         raise CheckpointError(
             f"config.json describes a {by_config} checkpoint, the tensors are those of {by_tensors}.",
-            where=str(folder),
+            where=str(path),
             fix="use the config.json and the weights of one and the same checkpoint",
         )
     if by_config in (None, "hf") and by_tensors is not None:
         by_config = by_tensors  # a plain language model's config beside a projector
-    kind = by_config or _by_files(folder)
-    if kind in READABLE:
-        return Found(kind, form_of(folder))
-    if kind in PLANNED:
-        raise not_in_this_version(kind, str(folder))
-    raise CheckpointError(
-        _unknown(folder),
-        where=str(folder),
-        allowed=READABLE,
-        fix="name the format with --from llava or --from vlora",
-    )
+    kind = by_config or _by_files(path)
+    if kind is None:
+        raise _not_known(path, _unknown(path))
+    if kind not in READERS:
+        raise unavailable(kind, READERS, str(path))
+    return Found(kind, form_of(path))
 
 
-def form_of(folder: Path) -> str:
-    """Whether a LLaVA-like folder holds everything, a LoRA, or the projector alone."""
-    if (folder / "adapter_config.json").is_file() or has_weights(folder, ("adapter_model",)):
+def form_of(path: Path) -> str:
+    """Whether a folder holds everything, a LoRA, or the projector alone; ``file`` for a single file."""
+    if path.is_file():
+        return "file"
+    if is_meta_folder(path) or (path / "adapter.safetensors").is_file():
+        return "full"
+    if (path / "adapter_config.json").is_file() or has_weights(path, ("adapter_model",)):
         return "lora"
-    if not has_weights(folder) and not has_weights(folder, ("mm_projector",)):
-        open_folder(folder)  # says what is missing
-    return "full" if has_weights(folder) else "projector"
+    if not has_weights(path) and not has_weights(path, ("mm_projector",)):
+        if any(file.suffix in SINGLE_FILES for file in path.iterdir()):
+            return "file"
+        open_folder(path)  # says what is missing
+    return "full" if has_weights(path) else "projector"
 
 
-def not_in_this_version(kind: str, where: str) -> NotPossibleError:
-    """The error for a format that this version does not read."""
-    return NotPossibleError(
-        f"Reading '{kind}' checkpoints is not part of this version.",
-        where=where,
-        fix=f"convert one of these formats: {', '.join(READABLE)}",
-        allowed=READABLE,
-    )
+def _by_file(path: Path) -> str | None:
+    return "openai-clip" if is_clip_file(path) else None
+
+
+def _not_known(path: Path, message: str) -> CheckpointError:
+    names = ", ".join(READERS)
+    return CheckpointError(message, where=str(path), allowed=READERS, fix=f"name the format with --from: {names}")
 
 
 def _tensor_names(folder: Path) -> Iterable[str]:
@@ -102,6 +103,8 @@ def _by_projector(names: set[str]) -> str | None:
 
 def _by_config(config: Mapping[str, Any]) -> str | None:
     kind = config.get("model_type")
+    if kind == "mmtune":
+        return "mmtune"
     if kind in _HF_LLAVA and "vision_config" in config:
         return "hf"
     if "modalities" in config and "modality_builder" in config:
@@ -114,13 +117,13 @@ def _by_config(config: Mapping[str, Any]) -> str | None:
 
 
 def _by_files(folder: Path) -> str | None:
-    if (folder / "params.json").is_file() and any(folder.glob("consolidated.*.pth")):
+    if is_meta_folder(folder):
         return "meta-llama"
     if has_weights(folder, ("non_lora_trainables",)) and has_weights(folder, ("adapter_model",)):
         return "llava"
     if (folder / "adapter_config.json").is_file():
         return "hf"
-    return None
+    return "openai-clip" if is_clip_file(folder) else None
 
 
 def _unknown(folder: Path) -> str:

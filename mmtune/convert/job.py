@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MERGED = "merged"
 Progress = Callable[[str, int, int], None]  # what, megabytes done, megabytes in all
 
 
@@ -18,9 +17,10 @@ class Job:
     source: str
     target: Path
     from_format: str | None
-    destination: str
+    destination: str | None  # None: what suits the source
     llm: str | None
     vision: str | None
+    encoders: Mapping[str, str]
     dtype: str | None
     max_shard_size: str
     verify: bool

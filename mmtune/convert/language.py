@@ -44,6 +44,7 @@ class Language:
     tensors: Store
     left: Store  # tensors of the folder that belong to other parts
     tokenizer: Path | None = None  # its folder when that is another one
+    computed: tuple[str, ...] = ()  # buffers in the files that every model computes by itself
 
     @property
     def hidden_size(self) -> int:
@@ -71,7 +72,7 @@ class Language:
         if generation is not None:
             documents["generation_config.json"] = generation
         entries = tuple(keep(tensor, name, dtype) for name, tensor in self.tensors.items())
-        return Part("language_model", "model", entries, documents)
+        return Part("language_model", "model", entries, documents, origin=self.folder)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -93,7 +94,8 @@ def read_language(folder: Path) -> Language:
     own = {name: tensor for name, tensor in store.items() if name not in left and not _COMPUTED.search(name)}
     if config["model_type"] in _CHECKED:
         check_language(own, config, folder)
-    return Language(folder, config, own, left)
+    computed = tuple(name for name in store if _COMPUTED.search(name))
+    return Language(folder, config, own, left, computed=computed)
 
 
 def plain_config(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:

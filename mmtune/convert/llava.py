@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mmtune.convert.lora import Lora, merged_part, read_lora
-from mmtune.convert.original import TEMPLATE, Original, image_settings, notes, read_original
+from mmtune.convert.original import TEMPLATE, Original, image_settings, notes, original_files, read_original
 from mmtune.convert.plan import Part, Plan, Request, keep
 from mmtune.convert.reference_llava import LLaVAReference
 from mmtune.convert.tensors import Store, not_understood, require_shape
@@ -36,7 +36,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
     original = read_original(folder, form, request)
     kind = projector_kind(original)
     image = image_settings(original)
-    lora = read_lora(original) if form == "lora" else None
+    lora = read_lora(original.folder, original.language) if form == "lora" else None
     if merge and lora is None:
         raise NotPossibleError(
             "There is no LoRA to merge in this checkpoint.", where=str(folder), fix="use --to mmtune"
@@ -63,6 +63,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         notes=notes(original, image, request),
         sources=original.sources,
         reference=LLaVAReference(original, image, lora, dtype, merge=merge),
+        original=original_files(original, "llava"),
     )
 
 
@@ -143,7 +144,9 @@ def _method_part(original: Original, image: Mapping[str, Any], dtype: torch.dtyp
             raise CheckpointError("Tensor 'model.image_newline' is missing.", where=str(original.folder))
         require_shape(original.newline, (original.language.hidden_size,), because="config.json")
         entries.append(keep(original.newline, "line_break.image", dtype))
-    return Part("", "adapter", tuple(sorted(entries, key=lambda entry: entry.name)), sharded=False)
+    return Part(
+        "", "adapter", tuple(sorted(entries, key=lambda entry: entry.name)), sharded=False, origin=original.folder
+    )
 
 
 def _language_parts(original: Original, lora: Lora | None, merge: bool, dtype: torch.dtype | None) -> list[Part]:

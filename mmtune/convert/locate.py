@@ -10,6 +10,7 @@ from mmtune.core.errors import CheckpointError, MMTuneError, ResourceError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DESCRIPTIONS = ("config.json", "params.json")  # of transformers, and of Meta
+SINGLE_FILES = (".pt", ".pth")  # OpenAI's CLIP, LaVIN's adapters
 _FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja"]
 
 
@@ -59,10 +60,10 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None
 
 
-def source_folder(name: str) -> Place:
-    """The checkpoint to convert: a folder, or a hub id that is downloaded."""
+def source_place(name: str) -> Place:
+    """The checkpoint to convert: a folder, a single ``.pt`` or ``.pth`` file, or a hub id that is downloaded."""
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix in SINGLE_FILES):
         return Place(path)
     if path.exists():
         raise CheckpointError(

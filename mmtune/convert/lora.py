@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from mmtune.convert.damage import read_json
 from mmtune.convert.language import Language, dtype_name
-from mmtune.convert.original import Original
 from mmtune.convert.plan import Part, change, keep
 from mmtune.convert.tensors import Store, StoredTensor, not_understood, open_folder, require_shape
 from mmtune.core.errors import CheckpointError, NotPossibleError
@@ -27,6 +27,7 @@ _PLAIN: Mapping[str, Any] = {"use_dora": False, "fan_in_fan_out": False, "bias":
 class Lora:
     """A PEFT LoRA and the linear maps it changes."""
 
+    folder: Path
     config: Mapping[str, Any]
     tensors: Store
     pairs: Mapping[str, tuple[StoredTensor, StoredTensor]]  # "model.layers.0.mlp.up_proj" -> A [r, in], B [out, r]
@@ -46,18 +47,20 @@ class Lora:
         config = {**self.config, "base_model_name_or_path": None, "inference_mode": True}
         config["target_modules"] = sorted(config["target_modules"])
         entries = tuple(keep(self.tensors[name], name, dtype) for name in sorted(self.tensors))
-        return Part("lora", "adapter_model", entries, {"adapter_config.json": config}, sharded=False)
+        return Part(
+            "lora", "adapter_model", entries, {"adapter_config.json": config}, sharded=False, origin=self.folder
+        )
 
 
-def read_lora(original: Original) -> Lora:
+def read_lora(folder: Path, language: Language) -> Lora:
     """Read the LoRA of a checkpoint and match it with its base.
 
     Raises:
         CheckpointError: A half pair, a map that the base does not have, or another shape.
         NotPossibleError: A kind of adapter other than LoRA.
     """
-    config = read_json(original.folder / "adapter_config.json")
-    where = str(original.folder / "adapter_config.json")
+    config = read_json(folder / "adapter_config.json")
+    where = str(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise NotPossibleError(
             f"Adapters of kind {config.get('peft_type')!r} are not read by this version.", where=where
@@ -67,9 +70,9 @@ def read_lora(original: Original) -> Lora:
             raise NotPossibleError(f"A LoRA with {field}={config[field]!r} is not read by this version.", where=where)
     if not isinstance(config.get("lora_alpha"), int | float) or not isinstance(config.get("target_modules"), list):
         raise CheckpointError("lora_alpha and target_modules must be there.", where=where, fix="copy the file again")
-    tensors = open_folder(original.folder, ("adapter_model",))
-    lora = Lora(config, tensors, _pair(tensors))
-    _check(lora, original.language)
+    tensors = open_folder(folder, ("adapter_model",))
+    lora = Lora(folder, config, tensors, _pair(tensors))
+    _check(lora, language)
     return lora
 
 
@@ -126,7 +129,7 @@ def merged_part(language: Language, lora: Lora, dtype: torch.dtype | None) -> Pa
         **part.documents,
         "config.json": {**part.documents["config.json"], "dtype": dtype_name(dtype or language.dtype)},
     }
-    return Part(part.folder, part.stem, tuple(entries), documents)
+    return Part(part.folder, part.stem, tuple(entries), documents, origin=part.origin)
 
 
 def _merger(weight: StoredTensor, lora: Lora, module: str) -> Callable[[], Tensor]:

@@ -109,10 +109,10 @@ def _translate(tensor: StoredTensor, sizes: MetaSizes) -> StoredTensor:
     heads = {"attention.wq": sizes.heads, "attention.wk": sizes.kv_heads}.get(inner)
     if heads is None:
         return StoredTensor(name, tensor.shape, tensor.dtype, tensor.file, tensor.read, composed=True)
-    return derived(tensor, tensor.shape, lambda: _half_split(tensor.read(), heads), name)
+    return derived(tensor, tensor.shape, lambda: half_split(tensor.read(), heads), name)
 
 
-def _half_split(weight: Tensor, heads: int) -> Tensor:
+def half_split(weight: Tensor, heads: int) -> Tensor:
     """From rotary pairs that lie beside each other to those that lie half a head apart."""
     rows, width = weight.shape
     return weight.view(heads, rows // heads // 2, 2, width).transpose(1, 2).reshape(rows, width)

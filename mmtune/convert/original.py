@@ -13,8 +13,9 @@ from mmtune.convert.bases import open_language, open_tower
 from mmtune.convert.damage import read_json
 from mmtune.convert.language import Language, dtype_name, plain_config, read_language
 from mmtune.convert.locate import Place, locate
-from mmtune.convert.plan import Request
+from mmtune.convert.plan import OriginalFiles, Request
 from mmtune.convert.tensors import Store, StoredTensor, has_weights, not_understood, open_folder
+from mmtune.convert.tokenizer_files import NAMES as TOKENIZER_FILES
 from mmtune.convert.vision import Tower
 from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError
 
@@ -23,7 +24,7 @@ SETTINGS = ("vision.num_attention_heads", "vision.hidden_act")
 _PROJECTOR = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?mm_projector\.(.+)$")
 _NEWLINE = re.compile(r"^(?:base_model\.model\.)?model\.image_newline$")
 _TOWER = re.compile(r"^(?:base_model\.model\.)?model\.vision_tower\.")
-_TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
+_OTHER_FILES = ("generation_config.json", "adapter_config.json")
 # What the agreement of base and checkpoint hangs on.
 _SAME_IN_BASE = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 
@@ -41,6 +42,7 @@ class Original:
     projector: Store  # by the name behind "mm_projector."
     newline: StoredTensor | None  # model.image_newline
     tokenizer: Path
+    surplus: Store  # tensors beside the language model in the same files
 
     @property
     def is_copied(self) -> bool:
@@ -87,17 +89,23 @@ def read_original(folder: Path, form: str, request: Request) -> Original:
         language, base, extra = read_language(folder), None, _extra(folder, ("mm_projector",))
         surplus = language.left
     else:
-        base = _base(folder, config, request)
+        base = find_base(folder, config, request)
         language, extra = open_language(base.folder), _extra(folder, ("mm_projector", "non_lora_trainables"))
         surplus = {}
-        _check_base(config, language, folder)
+        check_base(config, language, folder)
     projector, newline = _projector({**extra, **surplus})
     tokenizer = _tokenizer(folder, language)
     tower = open_tower(folder, config, surplus, request)
-    return Original(folder, form, config, language, base, tower, projector, newline, tokenizer)
+    return Original(folder, form, config, language, base, tower, projector, newline, tokenizer, surplus)
 
 
 def _check_settings(request: Request) -> None:
+    if request.encoders:
+        raise UsageError(
+            f"This format has no encoder '{next(iter(request.encoders))}'.",
+            where="--encoder",
+            fix="use --encoder image=PATH or --vision PATH",
+        )
     unknown = sorted(set(request.settings) - set(SETTINGS))
     if unknown:
         raise UsageError(
@@ -130,15 +138,21 @@ def _extra(folder: Path, stems: tuple[str, ...]) -> dict[str, StoredTensor]:
     return {}
 
 
-def _base(folder: Path, config: Mapping[str, Any], request: Request) -> Place:
-    if request.llm is not None:
-        return locate(request.llm, what="base language model", option="--llm")
-    named = _named_base(folder, config)
+def find_base(folder: Path, config: Mapping[str, Any], request: Request) -> Place:
+    """The language model that an adapter stands on: ``--llm``, else the one it names.
+
+    Raises:
+        CheckpointError: None is named, or it is not there.
+        ResourceError: It is on the hub only, and the hub is out of reach.
+    """
+    named = request.llm or _named_base(folder, config)
     if named is None:
         raise CheckpointError(
             "This checkpoint holds no language model and names none.", where=str(folder), fix="give its base with --llm"
         )
-    return locate(named, beside=folder, what="base language model", option="--llm")
+    beside = folder if request.llm is None else None
+    found = locate(named, beside=beside, what="base language model", option="--llm")
+    return Place(found.folder) if request.whole else found
 
 
 def _named_base(folder: Path, config: Mapping[str, Any]) -> str | None:
@@ -147,8 +161,12 @@ def _named_base(folder: Path, config: Mapping[str, Any]) -> str | None:
     return next((str(name) for name in (*names, config.get("_name_or_path")) if name), None)
 
 
-def _check_base(config: Mapping[str, Any], language: Language, folder: Path) -> None:
-    """The checkpoint's config repeats that of the base it was trained on."""
+def check_base(config: Mapping[str, Any], language: Language, folder: Path) -> None:
+    """Refuse a base of other sizes: a checkpoint's config repeats that of the base it was trained on.
+
+    Raises:
+        CheckpointError: Names the size.
+    """
     expected = plain_config(config, folder)
     for key in _SAME_IN_BASE:
         if key in expected and key in language.config and expected[key] != language.config[key]:
@@ -178,13 +196,23 @@ def _projector(store: Store) -> tuple[dict[str, StoredTensor], StoredTensor | No
 def _tokenizer(folder: Path, language: Language) -> Path:
     """Adapters come without a tokenizer; their base's is the one they were trained with."""
     for candidate in (folder, language.tokenizer or language.folder):
-        if any((candidate / name).is_file() for name in _TOKENIZER_FILES):
+        if any((candidate / name).is_file() for name in TOKENIZER_FILES[:2]):
             return candidate
     raise CheckpointError(
-        f"No tokenizer: neither the checkpoint nor its base has {' or '.join(_TOKENIZER_FILES)}.",
+        f"No tokenizer: neither the checkpoint nor its base has {' or '.join(TOKENIZER_FILES[:2])}.",
         where=str(folder),
         fix="copy the tokenizer files beside the checkpoint",
     )
+
+
+def original_files(original: Original, format: str) -> OriginalFiles:
+    """What is kept of a checkpoint, so that the same one can be written again."""
+    names = (*TOKENIZER_FILES, *_OTHER_FILES)
+    paths = {name: original.folder / name for name in names if (original.folder / name).is_file()}
+    inside = [name for name in original.surplus if _TOWER.match(name)]
+    positions = [name for name in inside if name.endswith("position_ids")]
+    facts = {"tower_inside": bool(inside), "computed": [*original.language.computed, *positions]}
+    return OriginalFiles(format, original.form, original.config, paths, facts)
 
 
 def image_settings(original: Original) -> dict[str, Any]:

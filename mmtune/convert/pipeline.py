@@ -1,57 +1,56 @@
-"""The steps of a conversion: read, write beside the target, verify, hash, rename."""
+"""The steps of a conversion: read, arrange, write beside the target, verify, hash, rename."""
 
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmtune.convert.damage import read_json, reading
-from mmtune.convert.detect import PLANNED, READABLE, detect, form_of, not_in_this_version
-from mmtune.convert.job import MERGED, Job, Progress
-from mmtune.convert.locate import source_folder
-from mmtune.convert.plan import Part, Plan, Request
-from mmtune.convert.skeleton import build_skeleton
+from mmtune.convert.detect import detect, form_of
+from mmtune.convert.formats import HF, MERGED, MMTUNE, READERS, WHOLE, WRITERS, reader_name
+from mmtune.convert.job import Job, Progress
+from mmtune.convert.layout import Layout
+from mmtune.convert.locate import source_place
+from mmtune.convert.plan import Part, PlainPlan, Plan, Request
+from mmtune.convert.staging import Stage, staged
 from mmtune.convert.target import building, check_space, check_target
 from mmtune.convert.verify import verify
-from mmtune.convert.writer import parse_size, write_json, write_manifest, write_weights
-from mmtune.core.errors import CheckpointError, unknown_name
-from mmtune.core.registry import canonical
-from mmtune.model.build import make_processor
-from mmtune.model.processing import load_tokenizer
+from mmtune.convert.writer import parse_size, write_json, write_manifest, write_pickle, write_weights
+from mmtune.core.errors import unknown_name
 
-_READERS = {"llava": "mmtune.convert.llava", "vlora": "mmtune.convert.vlora"}
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
 
 
-def carry_out(job: Job, progress: Progress | None) -> tuple[Plan, dict[str, Any] | None]:
-    """Do a conversion: what was written, and what verification found."""
+def carry_out(job: Job, progress: Progress | None) -> tuple[Plan | PlainPlan, Layout, dict[str, Any] | None]:
+    """Do a conversion: what was read, what was written, and what verification found."""
     max_bytes, dtype = parse_size(job.max_shard_size), _dtype(job.dtype)
-    place = source_folder(job.source)
+    place = source_place(job.source)
     check_target(job.target, [place.folder], overwrite=job.overwrite)
-    request = Request(llm=job.llm, vision=job.vision, settings=job.settings)
-    plan = _read(place.folder, job.from_format, request, merge=job.destination == MERGED, dtype=dtype)
+    name, form = _identify(place.folder, job.from_format)
+    merge = job.destination == MERGED or (job.destination == HF and form == "lora")
+    request = Request(job.llm, job.vision, job.settings, job.encoders, whole=job.destination in WHOLE, merge=merge)
+    plan: Plan | PlainPlan = import_module(READERS[name]).read(place.folder, form, request, merge=merge, dtype=dtype)
     check_target(job.target, list(plan.sources), overwrite=job.overwrite)
-    check_space(job.target.parent, plan.num_bytes)
-    with building(job.target) as temporary:
-        digests = _write(temporary, plan, max_bytes, progress)
-        verified = verify(temporary, plan) if job.verify else None
-        write_manifest(temporary, _facts(plan, verified), digests)
-    return plan, verified
+    with ExitStack() as stack:
+        stage = stack.enter_context(staged(plan)) if isinstance(plan, Plan) else None
+        layout = _arrange(plan, stage, request, job.destination)
+        check_space(job.target.parent, layout.num_bytes)
+        temporary = stack.enter_context(building(job.target))
+        digests = _write(temporary, layout, max_bytes, progress)
+        verified = verify(temporary, plan, layout, stage) if job.verify else None
+        write_manifest(temporary, _facts(plan, layout, verified), digests)
+    return plan, layout, verified
+
+
+def _arrange(plan: Plan | PlainPlan, stage: Stage | None, request: Request, destination: str | None) -> Layout:
+    target = destination or (MMTUNE if isinstance(plan, Plan) else HF)
+    layout: Layout = import_module(WRITERS[target]).arrange(plan, stage, request)
+    return layout
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
@@ -64,35 +63,32 @@ def _dtype(name: str | None) -> torch.dtype | None:
     return found
 
 
-def _read(folder: Path, given: str | None, request: Request, *, merge: bool, dtype: torch.dtype | None) -> Plan:
+def _identify(path: Path, given: str | None) -> tuple[str, str]:
     if given is None:
-        found = detect(folder)
-        name, form = found.format, found.form
-    else:
-        name, form = canonical(given).replace("_", "-"), form_of(folder)
-        if name in PLANNED:
-            raise not_in_this_version(name, "--from")
-        if name not in READABLE:
-            raise unknown_name("format", given, READABLE, where="--from")
-    plan: Plan = import_module(_READERS[name]).read(folder, form, request, merge=merge, dtype=dtype)
-    return plan
+        found = detect(path)
+        return found.format, found.form
+    return reader_name(given, where="--from"), form_of(path)
 
 
-def _write(folder: Path, plan: Plan, max_bytes: int, progress: Progress | None) -> dict[Path, str]:
+def _write(folder: Path, layout: Layout, max_bytes: int, progress: Progress | None) -> dict[Path, str]:
     done = 0
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
         if progress is not None:
-            progress("converting (MB)", done // 10**6, max(plan.num_bytes // 10**6, 1))
+            progress("converting (MB)", done // 10**6, max(layout.num_bytes // 10**6, 1))
 
     digests: dict[Path, str] = {}
-    for part in plan.parts:
-        limit = max_bytes if part.sharded else max(plan.num_bytes, 1)
-        digests |= write_weights(folder / part.folder, part.stem, part.entries, limit, advance)
-        _write_companions(folder / part.folder, part)
-    _write_model_files(folder, plan)
+    for part in layout.parts:
+        place = folder / part.folder
+        if part.suffix == "safetensors":
+            limit = max_bytes if part.sharded else max(layout.num_bytes, 1)
+            digests |= write_weights(place, part.stem, part.entries, limit, advance)
+        else:
+            write_pickle(place / f"{part.stem}.{part.suffix}", part.entries, part.wrap, advance)
+        _write_companions(place, part)
+    layout.finish(folder)
     return digests
 
 
@@ -103,50 +99,12 @@ def _write_companions(folder: Path, part: Part) -> None:
         shutil.copyfile(path, folder / name)
 
 
-def _write_model_files(folder: Path, plan: Plan) -> None:
-    """config.json and the processor, as the model class itself writes them, from a model without memory."""
-    skeleton = build_skeleton(folder, plan)
-    with staged_tokenizer(plan) as tokenizer_folder, reading(plan.tokenizer, "The tokenizer's files"):
-        tokenizer = load_tokenizer(tokenizer_folder)
-    if len(tokenizer) > skeleton.host.vocab_size:
-        raise CheckpointError(
-            f"The tokenizer has {len(tokenizer)} tokens, the language model {skeleton.host.vocab_size} rows.",
-            where=str(plan.tokenizer),
-            fix="use the tokenizer that was saved with the checkpoint",
-        )
-    make_processor(skeleton, tokenizer).save_pretrained(folder)
-    skeleton.config.save_pretrained(folder)
-
-
-@contextmanager
-def staged_tokenizer(plan: Plan) -> Iterator[Path]:
-    """The tokenizer's files, arranged so that they load with the ids of the training.
-
-    The LLaVA code trains and answers with the SentencePiece form, so a tokenizer.json beside it does not count; VLoRA
-    trains with the fast, legacy form, whatever ``legacy`` says.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for file in _TOKENIZER_FILES:
-            if (plan.tokenizer / file).is_file():
-                shutil.copyfile(plan.tokenizer / file, folder / file)
-        if plan.legacy_tokenizer:
-            _set_legacy(folder / "tokenizer_config.json")
-        elif (folder / "tokenizer.model").is_file():
-            (folder / "tokenizer.json").unlink(missing_ok=True)
-        yield folder
-
-
-def _set_legacy(path: Path) -> None:
-    values = read_json(path) if path.is_file() else {}
-    write_json(path, {**values, "legacy": True})
-
-
-def _facts(plan: Plan, verified: Mapping[str, Any] | None) -> dict[str, Any]:
+def _facts(plan: Plan | PlainPlan, layout: Layout, verified: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "schema": "mmtune/1",
         "kind": "checkpoint",
-        "method": plan.method,
+        "method": plan.method if isinstance(plan, Plan) else None,
         "from": plan.format,
+        "to": layout.to,
         "verified": verified,
     }

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mmtune.convert.tensors import StoredTensor, num_elements
+from mmtune.convert.tensors import StoredTensor
 from mmtune.convert.writer import Entry
 
 
@@ -22,11 +22,17 @@ class Request:
         llm: Folder or hub id of the base language model, for checkpoints that hold none.
         vision: Folder or hub id of the vision tower.
         settings: What the format does not hold, from ``--set``.
+        encoders: Folder or hub id of further encoders, by the names of the checkpoint.
+        whole: All weights are written, also those that a hub id could stand for.
+        merge: A LoRA is folded into the language model.
     """
 
     llm: str | None = None
     vision: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False
+    merge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,9 @@ class Part:
         documents: JSON files to write beside it.
         copies: Files to copy beside it as they are.
         sharded: Whether the weights may be spread over several files.
+        suffix: ``safetensors``, or ``bin`` or ``pth`` for a pickle as ``torch.save`` writes it.
+        wrap: What a pickle holds, made of its state dict; the state dict itself when absent.
+        origin: Where the weights were read from.
     """
 
     folder: str
@@ -47,14 +56,24 @@ class Part:
     documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     copies: Mapping[str, Path] = field(default_factory=dict)
     sharded: bool = True
+    suffix: str = "safetensors"
+    wrap: Callable[[dict[str, Tensor]], Any] | None = None
+    origin: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A prepared picture: ``pixels`` [tiles, 3, H, W] and its (width, height) before it was prepared."""
+    """A prepared picture.
+
+    Args:
+        pixels: ``[tiles, 3, H, W]``.
+        size: (width, height) before it was prepared.
+        image: The picture itself, ``[height, width, 3]`` uint8.
+    """
 
     pixels: Tensor
     size: tuple[int, int]
+    image: Tensor | None = None
 
 
 class Reference(Protocol):
@@ -86,6 +105,25 @@ IMAGE = -200  # the originals' placeholder id
 
 
 @dataclass(frozen=True, slots=True)
+class OriginalFiles:
+    """What a foreign checkpoint says of itself besides its weights.
+
+    Args:
+        format: Its format.
+        form: Which of the format's forms it has.
+        config: Its config.json.
+        files: Further small files by name, tokenizer files among them.
+        facts: What its writer needs to know to make the same tensors again.
+    """
+
+    format: str
+    form: str
+    config: Mapping[str, Any]
+    files: Mapping[str, Path] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A conversion, fully checked and not yet written.
 
@@ -103,6 +141,7 @@ class Plan:
         notes: What was left out or replaced and why, for the user.
         sources: Folders that are read.
         reference: How to evaluate the source.
+        original: The source's own small files, kept so that its format can be written again.
     """
 
     format: str
@@ -121,16 +160,11 @@ class Plan:
     notes: tuple[str, ...]
     sources: tuple[Path, ...]
     reference: Reference
+    original: OriginalFiles | None = None
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all values to write."""
-        return sum(entry.num_bytes for part in self.parts for entry in part.entries)
-
-    @property
-    def num_parameters(self) -> int:
-        """All values to write."""
-        return sum(num_elements(entry.shape) for part in self.parts for entry in part.entries)
+    def part(self, folder: str) -> Part | None:
+        """The weights that go into a folder of an mmtune checkpoint: ``""``, ``language_model``, ``lora``, …"""
+        return next((part for part in self.parts if part.folder == folder), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmtune.convert.formats import writer_name
 from mmtune.convert.interruption import interruptible
-from mmtune.convert.job import MERGED, Job, Progress
-from mmtune.core.errors import NotPossibleError, UsageError, unknown_name
-from mmtune.core.registry import canonical
-
-WRITABLE = ("mmtune", MERGED)
-_PLANNED_TARGETS = ("hf", "adapter", "llava", "vlora", "lavin", "multi-token")
+from mmtune.convert.job import Job, Progress
 
 
 def convert(
@@ -23,7 +19,7 @@ def convert(
     output: str | Path,
     *,
     from_format: str | None = None,
-    to: str = "mmtune",
+    to: str | None = None,
     llm: str | None = None,
     vision: str | None = None,
     encoders: Mapping[str, str] | None = None,
@@ -40,10 +36,12 @@ def convert(
     Args:
         source: Folder or hub id of the checkpoint.
         output: Folder to write; it appears whole or not at all.
-        from_format: ``llava`` or ``vlora``; found by content when absent.
-        to: ``mmtune``, or ``merged`` to fold a LoRA into the language model.
+        from_format: A name of :data:`mmtune.convert.formats.READERS`; found by content when absent.
+        to: A name of :data:`mmtune.convert.formats.WRITERS`. When absent ``mmtune``, and ``hf`` for a language model
+            or a tower alone.
         llm: Base language model for checkpoints that hold none.
         vision: Vision tower, instead of the one the checkpoint names; ``encoders={"image": …}`` is the same.
+        encoders: Further encoders by the checkpoint's own names for them.
         dtype: Precision to write; as stored when None.
         max_shard_size: Largest weight file.
         verify: Compare with an independent evaluation of the source.
@@ -59,13 +57,15 @@ def convert(
         MMTuneError: UsageError (options, target), CheckpointError (source), NotPossibleError (format or variant),
             ResourceError (disk, memory, hub), VerificationError, Interruption. All but a failed upload leave nothing.
     """
+    given = dict(encoders or {})
     job = Job(
         source=str(source),
         target=Path(output),
         from_format=from_format,
-        destination=_destination(to),
+        destination=writer_name(to) if to is not None else None,
         llm=llm,
-        vision=_vision(vision, encoders),
+        vision=vision if vision is not None else given.pop("image", None),
+        encoders=given,
         dtype=dtype,
         max_shard_size=max_shard_size,
         verify=verify,
@@ -80,17 +80,17 @@ def _run(job: Job, push: str | None, progress: Progress | None) -> dict[str, Any
     with interruptible(job.target):
         from mmtune.convert.pipeline import carry_out
 
-        plan, verified = carry_out(job, progress)
+        plan, layout, verified = carry_out(job, progress)
     result = {
         "output": str(job.target),
         "from": plan.format,
-        "to": job.destination,
+        "to": layout.to,
         "form": plan.form,
-        "tensors": sum(len(part.entries) for part in plan.parts),
-        "parameters": plan.num_parameters,
-        "bytes": plan.num_bytes,
+        "tensors": len(layout.entries),
+        "parameters": layout.num_parameters,
+        "bytes": layout.num_bytes,
         "verified": verified,
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *layout.notes],
         "peak_rss_bytes": _peak_memory(),
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -99,32 +99,6 @@ def _run(job: Job, push: str | None, progress: Progress | None) -> dict[str, Any
 
         result["pushed"] = push_folder(job.target, push)
     return result
-
-
-def _destination(to: str) -> str:
-    name = canonical(to).replace("_", "-")
-    if name in WRITABLE:
-        return name
-    if name in _PLANNED_TARGETS:
-        raise NotPossibleError(
-            f"Writing '{name}' is not part of this version.",
-            where="--to",
-            fix=f"use one of: {', '.join(WRITABLE)}",
-            allowed=WRITABLE,
-        )
-    raise unknown_name("format", to, WRITABLE, where="--to")
-
-
-def _vision(vision: str | None, encoders: Mapping[str, str] | None) -> str | None:
-    given = dict(encoders or {})
-    image = given.pop("image", None)
-    if given:
-        raise UsageError(
-            f"This format has no encoder '{next(iter(given))}'.",
-            where="--encoder",
-            fix="use --encoder image=PATH or --vision PATH",
-        )
-    return vision if vision is not None else image
 
 
 def _peak_memory() -> int:

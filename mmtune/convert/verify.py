@@ -2,59 +2,62 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from mmtune.convert.plan import IMAGE, Part, Picture, Plan, Reference
+from mmtune.convert.cases import Case, answer, make_cases, save_cases, text_case, tower_case
+from mmtune.convert.layout import Layout
+from mmtune.convert.opening import raise_reported
+from mmtune.convert.plan import Part, PlainPlan, Plan, Reference
+from mmtune.convert.staging import Stage
 from mmtune.convert.target import readable
-from mmtune.convert.tensors import open_folder
-from mmtune.core.errors import VerificationError
-from mmtune.model.build import load
-from mmtune.model.modeling import MMTuneModel
-from mmtune.model.processing import MMTuneProcessor
+from mmtune.convert.tensors import open_file, open_folder
+from mmtune.core.errors import ResourceError, VerificationError
 
 RELATIVE_TOLERANCE = 1e-3  # of the largest logit; float32 evaluations of deep models differ by less
-_NEW_TOKENS = 8
-_TEXT = 12  # random ids before the picture, and as many after it
-_SPECIAL_IDS = 3  # unk, bos, eos of the Llama vocabularies
 _BYTES = 4  # of a float32 value
+Answer = list[tuple[int, float]]  # ids with their lead over the second best
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A prompt in both forms: for the reference and for the converted model."""
-
-    ids: Tensor  # [T], IMAGE where the picture goes
-    picture: Picture | None
-    inputs: Mapping[str, Any]  # input_ids, attention_mask, media
-
-
-def verify(folder: Path, plan: Plan) -> dict[str, Any]:
+def verify(folder: Path, plan: Plan | PlainPlan, layout: Layout, stage: Stage | None) -> dict[str, Any]:
     """Check a written folder against its source.
 
     Returns:
         ``max_abs_logit_diff`` and ``greedy_equal``; both None with a ``note`` when the model is too large for memory
-        and only its tensors were compared, one by one.
+        and only its tensors were compared, one by one. A tower has a last hidden state instead of logits, no answer.
 
     Raises:
         VerificationError: Anything differs, or the adapter changes nothing.
     """
-    check_tensors(folder, plan.parts, values=False)
+    check_tensors(folder, layout.parts, values=False)
     needed, free = plan.reference.num_parameters * _BYTES * 5 // 4, available_memory()
     if free is not None and needed > free:
-        count = check_tensors(folder, plan.parts, values=True)
+        count = check_tensors(folder, layout.parts, values=True)
         sizes = f"needs {readable(needed)} of memory, {readable(free)} are free"
         note = f"Evaluating the model {sizes}: compared {count} tensors, not logits."
         return {"max_abs_logit_diff": None, "greedy_equal": None, "tensors": count, "note": note}
-    cases, expected, answers = _evaluate_source(folder, plan)
-    return _compare_model(folder, plan, cases, expected, answers)
+    cases = _cases(plan, stage)
+    if layout.opened_as == "adapter":  # for the language model alone
+        cases = [case for case in cases if case.picture is None]
+    expected, answers = _evaluate_source(plan, cases)
+    found = evaluate_afresh(folder, layout, cases)
+    return _compare(plan, expected, answers, found)
+
+
+def _cases(plan: Plan | PlainPlan, stage: Stage | None) -> list[Case]:
+    if stage is not None:
+        return make_cases(stage.processor)
+    config = plan.parts[0].documents["config.json"]
+    return [tower_case(int(config["image_size"])) if plan.form == "vision" else text_case(int(config["vocab_size"]))]
 
 
 def check_tensors(folder: Path, parts: Sequence[Part], *, values: bool) -> int:
@@ -65,7 +68,7 @@ def check_tensors(folder: Path, parts: Sequence[Part], *, values: bool) -> int:
     """
     count = 0
     for part in parts:
-        written = open_folder(folder / part.folder, (part.stem,))
+        written = _open_part(folder, part)
         planned = {entry.name: entry for entry in part.entries}
         if written.keys() != planned.keys():
             different = sorted(written.keys() ^ planned.keys())
@@ -82,6 +85,14 @@ def check_tensors(folder: Path, parts: Sequence[Part], *, values: bool) -> int:
     return count
 
 
+def _open_part(folder: Path, part: Part) -> dict[str, Any]:
+    if part.wrap is not None:  # the opener reads it
+        return {entry.name: entry for entry in part.entries}
+    if part.suffix != "safetensors":
+        return open_file(folder / part.folder / f"{part.stem}.{part.suffix}")
+    return open_folder(folder / part.folder, (part.stem,))
+
+
 def available_memory() -> int | None:
     """Bytes that can be had without swapping, or None where the system does not tell."""
     path = Path("/proc/meminfo")
@@ -96,24 +107,22 @@ def available_memory() -> int | None:
 
 
 def _evaluate_source(
-    folder: Path, plan: Plan
-) -> tuple[list[Case], list[tuple[Tensor, Tensor]], list[list[tuple[int, float]]]]:
+    plan: Plan | PlainPlan, cases: Sequence[Case]
+) -> tuple[list[tuple[Tensor, Tensor]], list[Answer | None]]:
     """Logits and greedy answers of the source; its weights are released again on return."""
-    processor = MMTuneProcessor.from_pretrained(folder)
-    vocabulary = min(processor.placeholder_ids.values())
-    cases = [_case(processor, vocabulary, with_picture) for with_picture in (True, False)]
     reference = plan.reference
     reference.load()
     expected = [reference.logits(case.ids, case.picture) for case in cases]
-    _check_adapter(reference, cases, expected, plan)
-    answers = [_greedy(reference, case) for case in cases]
+    if isinstance(plan, Plan):
+        _check_adapter(reference, cases[0], expected[0], plan)
+    answers = [None if plan.form == "vision" else answer(reference, case) for case in cases]
     reference.release()
-    return cases, expected, answers
+    return expected, answers
 
 
-def _check_adapter(reference: Reference, cases: list[Case], expected: list[tuple[Tensor, Tensor]], plan: Plan) -> None:
-    plain, _ = reference.logits(cases[0].ids, cases[0].picture, adapter=False)
-    logits, real = expected[0]
+def _check_adapter(reference: Reference, case: Case, expected: tuple[Tensor, Tensor], plan: Plan) -> None:
+    plain, _ = reference.logits(case.ids, case.picture, adapter=False)
+    logits, real = expected
     if float((plain - logits)[real].abs().max()) <= 1e-6 * float(logits.abs().max()):
         raise VerificationError(
             "The adapter changes nothing: with and without it the source gives the same logits.",
@@ -122,76 +131,62 @@ def _check_adapter(reference: Reference, cases: list[Case], expected: list[tuple
         )
 
 
-def _case(processor: MMTuneProcessor, vocabulary: int, with_picture: bool) -> Case:
-    generator = torch.Generator().manual_seed(0)
-    low = min(_SPECIAL_IDS, vocabulary - 1)
-    text = torch.randint(low, vocabulary, (2 * _TEXT,), generator=generator)
-    if not with_picture:
-        return Case(
-            text, None, {"input_ids": text.unsqueeze(0), "attention_mask": torch.ones(1, len(text), dtype=torch.long)}
-        )
-    modality = processor.modalities["image"]
-    noise = torch.randint(0, 256, (5, 7, 3), generator=generator, dtype=torch.uint8).numpy()
-    image = Image.fromarray(noise).resize((140, 100), Image.Resampling.BICUBIC)
-    raw = modality.load(image)
-    slots = processor.slots["image"]
-    count = modality.positions(raw) if slots == "positions" else int(slots)
-    pixels = raw["pixel_values"]
-    picture = Picture(pixels if pixels.dim() == 4 else pixels.unsqueeze(0), image.size)
-    marks = torch.full((count,), processor.placeholder_ids["image"])
-    input_ids = torch.cat([text[:_TEXT], marks, text[_TEXT:]]).unsqueeze(0)
-    media = {"image": {**modality.collate([raw]), "owner": torch.zeros(1, dtype=torch.long)}}
-    ids = torch.cat([text[:_TEXT], torch.tensor([IMAGE]), text[_TEXT:]])
-    return Case(ids, picture, {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "media": media})
+def evaluate_afresh(folder: Path, layout: Layout, cases: Sequence[Case]) -> list[tuple[Tensor, list[int] | None]]:
+    """Open the folder in a process of its own, as a user would, and let it answer.
 
-
-def _greedy(reference: Reference, case: Case) -> list[tuple[int, float]]:
-    """The next ids by full recomputation, each with its lead over the second best."""
-    ids, found = case.ids, []
-    for _ in range(_NEW_TOKENS):
-        last = reference.logits(ids, case.picture)[0][-1]
-        best, second = last.topk(2).values.tolist()
-        token = int(last.argmax())
-        found.append((token, best - second))
-        ids = torch.cat([ids, torch.tensor([token])])
-    return found
-
-
-def _compare_model(
-    folder: Path,
-    plan: Plan,
-    cases: list[Case],
-    expected: list[tuple[Tensor, Tensor]],
-    answers: list[list[tuple[int, float]]],
-) -> dict[str, Any]:
-    model, _ = load(folder, device="cpu", dtype="float32")
-    largest, equal = 0.0, True
-    for case, (logits, real), answer in zip(cases, expected, answers, strict=True):
-        with torch.no_grad():
-            found = model(**case.inputs).logits[0].float()
-        if found.shape != logits.shape:
-            raise VerificationError(
-                f"The converted model gives logits {list(found.shape)}, the source {list(logits.shape)}."
+    Raises:
+        VerificationError: It cannot be opened or evaluated.
+        ResourceError: The process was ended from outside, as for want of memory.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        asked = {"folder": str(folder.resolve()), "opened_as": layout.opened_as, "options": dict(layout.options)}
+        (place / "asked.json").write_text(json.dumps(asked), encoding="utf-8")
+        save_cases(cases, place / "cases.pt")
+        command = [sys.executable, "-m", "mmtune.convert.opening", str(place), str(place / "answers.pt")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not (place / "answers.pt").is_file():
+            lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
+            raise ResourceError(
+                f"The process that opens the written folder ended early: {lines[-1][:200]}",
+                where=str(folder),
+                fix="free memory and try again; --no-verify leaves the check out",
             )
+        found = torch.load(place / "answers.pt", weights_only=True)
+    raise_reported(found)
+    return [(logits, ids) for logits, ids in found]
+
+
+def _compare(
+    plan: Plan | PlainPlan,
+    expected: Sequence[tuple[Tensor, Tensor]],
+    answers: Sequence[Answer | None],
+    found: Sequence[tuple[Tensor, list[int] | None]],
+) -> dict[str, Any]:
+    largest, equal, where = 0.0, True, str(plan.sources[0])
+    for (logits, real), wanted, (given, made) in zip(expected, answers, found, strict=True):
+        if len(given) != len(logits) or given.shape[-1] < logits.shape[-1]:
+            raise VerificationError(f"The written model gives logits {list(given.shape)}, not {list(logits.shape)}.")
+        given = given[:, : logits.shape[-1]]  # a vocabulary may be filled up behind its last token
         tolerance = RELATIVE_TOLERANCE * max(1.0, float(logits.abs().max()))
-        difference = float((found - logits)[real].abs().max())
+        difference = float((given - logits)[real].abs().max())
         if not difference <= tolerance:
             raise VerificationError(
                 f"The converted model's logits differ from the source's by {difference:.3g} (allowed {tolerance:.3g}).",
-                where=str(plan.sources[0]),
+                where=where,
                 fix="report this with the checkpoint's config.json; --no-verify writes it anyway",
             )
         largest = max(largest, difference)
-        equal = equal and _same_answer(model, case, answer, tolerance)
+        equal = equal and (wanted is None or made is None or _same_answer(made, wanted, tolerance))
     if not equal:
-        raise VerificationError("The converted model's greedy answer is not the source's.", where=str(plan.sources[0]))
-    return {"max_abs_logit_diff": largest, "greedy_equal": equal}
+        raise VerificationError("The converted model's greedy answer is not the source's.", where=where)
+    answered = any(wanted is not None for wanted in answers)
+    return {"max_abs_logit_diff": largest, "greedy_equal": equal if answered else None}
 
 
-def _same_answer(model: MMTuneModel, case: Case, answer: list[tuple[int, float]], tolerance: float) -> bool:
+def _same_answer(made: Sequence[int], wanted: Answer, tolerance: float) -> bool:
     """Equal ids up to the first end of sequence, or up to a tie that rounding may decide either way."""
-    made = model.generate(**case.inputs, max_new_tokens=_NEW_TOKENS, do_sample=False)[0].tolist()
-    for token, (wanted, lead) in zip(made, answer, strict=False):
-        if token != wanted:
+    for token, (best, lead) in zip(made, wanted, strict=False):
+        if token != best:
             return lead <= 2 * tolerance
     return True

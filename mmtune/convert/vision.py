@@ -61,7 +61,13 @@ def written_tower(tower: Tower, dtype: torch.dtype | None, folder: str = "") -> 
     stored = next(iter(tower.tensors.values())).dtype
     config = {**tower.config, "architectures": ["CLIPVisionModel"], "dtype": dtype_name(dtype or stored)}
     preparation = tower.preparation or default_preparation(int(tower.config["image_size"]))
-    return Part(folder, "model", entries, {"config.json": config, "preprocessor_config.json": preparation})
+    return Part(
+        folder,
+        "model",
+        entries,
+        {"config.json": config, "preprocessor_config.json": preparation},
+        origin=tower.place.folder if tower.place is not None else None,
+    )
 
 
 def read_tower(folder: Path, config: Mapping[str, Any], inside: Store, request: Request) -> Tower:
@@ -91,6 +97,11 @@ def read_tower(folder: Path, config: Mapping[str, Any], inside: Store, request: 
 
 
 def _place(folder: Path, config: Mapping[str, Any], request: Request, *, required: bool) -> Place | None:
+    found = _named_place(folder, config, request, required=required)
+    return Place(found.folder) if found is not None and request.whole else found
+
+
+def _named_place(folder: Path, config: Mapping[str, Any], request: Request, *, required: bool) -> Place | None:
     if request.vision is not None:
         return locate(request.vision, what="vision tower", option="--vision")
     name = config.get("mm_vision_tower") or config.get("vision_tower")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmtune.convert.original import TEMPLATE, Original, image_settings, notes, read_original
+from mmtune.convert.original import TEMPLATE, Original, image_settings, notes, original_files, read_original
 from mmtune.convert.plan import Part, Plan, Request, change, keep
 from mmtune.convert.reference_vlora import VLoRAReference
 from mmtune.convert.tensors import Store, StoredTensor, not_understood, require_shape
@@ -112,6 +112,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         notes=notes(original, image, request),
         sources=original.sources,
         reference=VLoRAReference(original, sizes, image, alpha, dtype),
+        original=original_files(original, "vlora"),
     )
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,19 @@ def plan_shards(entries: Sequence[Entry], max_bytes: int) -> list[list[Entry]]:
         shards[-1].append(entry)
         filled += entry.num_bytes
     return shards
+
+
+def write_pickle(
+    path: Path,
+    entries: Sequence[Entry],
+    wrap: Callable[[dict[str, Tensor]], Any] | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Write all tensors with ``torch.save``, for formats that are pickles; they are in memory together."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {entry.name: entry.read().to(entry.dtype).contiguous().clone() for entry in entries}
+    torch.save(state if wrap is None else wrap(state), path)
+    advance(sum(entry.num_bytes for entry in entries))
 
 
 def write_weights(

@@ -109,6 +109,7 @@ def test_vlora_answers(converted: Convert) -> None:
     assert processor.decode(row["new_ids"]) == row["answer"]
 
 
+@pytest.mark.afresh
 @pytest.mark.parametrize("form", SOURCES)
 def test_verification(form: str, tmp_path: Path) -> None:
     source, options = SOURCES[form]
