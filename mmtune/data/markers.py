@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 MARKERS: dict[str, str] = {
     "image": "<image>",
@@ -10,6 +11,14 @@ MARKERS: dict[str, str] = {
     "video": "<video>",
     "document": "<document>",
 }
+OTHER_MARKERS: dict[str, str] = {
+    "audio_whisper": "<speech>",
+    "audio_clap": "<sound>",
+    "imagebind": "<imagebind>",
+    "embedding": "<embedding>",
+}
+"""Markers that count only in rows that have the key of their modality; elsewhere they are text."""
+ALL_MARKERS = {**MARKERS, **OTHER_MARKERS}
 LIST_KEYS: dict[str, str] = {
     "image": "image",
     "images": "image",
@@ -19,8 +28,26 @@ LIST_KEYS: dict[str, str] = {
     "videos": "video",
     "document": "document",
     "documents": "document",
+    "speech_audios": "audio_whisper",
+    "sounds": "audio_clap",
+    "imagebinds": "imagebind",
+    "embeddings": "embedding",
 }
 """Key of a data row to the modality of the items it lists."""
+GENERAL: dict[str, str] = {
+    "vision_clip": "image",
+    "audio_whisper": "audio",
+    "audio_clap": "audio",
+    "video_xclip": "video",
+    "document_gte": "document",
+}
+"""Modalities of published multi_token checkpoints to the general kind of media that they read."""
+
+
+def markers_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """The markers that count in a row."""
+    named = {modality for key, modality in LIST_KEYS.items() if row.get(key) is not None}
+    return {**MARKERS, **{modality: marker for modality, marker in OTHER_MARKERS.items() if modality in named}}
 
 
 def cut_at_markers(text: str, markers: Mapping[str, str] = MARKERS) -> list[tuple[str, str | None]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmtune.core.errors import DataError
-from mmtune.data.markers import LIST_KEYS, MARKERS, cut_at_markers
+from mmtune.data.items import RowError, settled_item, settled_list
+from mmtune.data.markers import ALL_MARKERS, LIST_KEYS, MARKERS, cut_at_markers
 from mmtune.data.sample import ROLES, Media, Part, Sample, Text, Turn
 
 SPEAKERS: dict[str, str] = {
@@ -18,20 +18,6 @@ SPEAKERS: dict[str, str] = {
     **{role: role for role in ROLES},
 }
 """Every name of a speaker that is understood, to its role."""
-
-
-class RowError(DataError):
-    """A row of data that cannot be used.
-
-    Args:
-        reason: Short code that rejected rows are counted by.
-    """
-
-    code = "bad_row"
-
-    def __init__(self, reason: str, message: str, *, where: str | None = None, fix: str | None = None) -> None:
-        super().__init__(message, where=where, fix=fix)
-        self.reason = reason
 
 
 class MediaQueue:
@@ -53,7 +39,7 @@ class MediaQueue:
         if not left:
             raise RowError(
                 "markers_exceed_media",
-                f"Marker {MARKERS.get(modality, modality)} number {self._asked[modality]}, "
+                f"Marker {ALL_MARKERS.get(modality, modality)} number {self._asked[modality]}, "
                 f"but the row has {self._given.get(modality, 0)} {modality} items.",
                 fix="give one item for each marker, or take the marker out of the text",
             )
@@ -70,7 +56,7 @@ class MediaQueue:
                 raise RowError(
                     "media_exceed_markers",
                     f"{self._given[modality]} {modality} items, but {self._asked.get(modality, 0)} markers "
-                    f"{MARKERS.get(modality, modality)}.",
+                    f"{ALL_MARKERS.get(modality, modality)}.",
                     fix="write one marker for each item into the text",
                 )
 
@@ -90,22 +76,13 @@ def media_lists(row: Mapping[str, Any], keys: Mapping[str, str] = LIST_KEYS) -> 
     """The media lists of a row by modality; a single item stands for a list of one, null for none.
 
     Raises:
-        RowError: A value that is no path and no list of paths (``bad_media_field``), or an empty path.
+        RowError: A value that is no item and no list of items (``bad_media_field``), or an empty path.
     """
     found: dict[str, list[Any]] = {}
     for key, modality in keys.items():
         value = row.get(key)
-        if value is None:
-            continue
-        items = value if isinstance(value, list) else [value]
-        for item in items:
-            if not isinstance(item, str | bytes):
-                raise RowError(
-                    "bad_media_field", f"'{key}' holds {item!r}, which is no path.", fix="give a path or null"
-                )
-            if not item.strip():
-                raise RowError("empty_media_path", f"'{key}' holds an empty path.", fix="give a path or null")
-        found.setdefault(modality, []).extend(items)
+        if value is not None:
+            found.setdefault(modality, []).extend(settled_list(modality, value, key))
     return found
 
 
@@ -182,24 +159,25 @@ def _content_parts(content: list[Any], index: int, queue: MediaQueue, markers: M
             yield from parts_of_text(part["text"], queue, markers)
             continue
         modality = kind.removeprefix("input_").removesuffix("_url")
-        if modality not in MARKERS:
+        if modality not in MARKERS and modality not in markers:
             raise RowError(
-                "unknown_part", f"Message {index + 1} has a part of type '{kind}'.", fix="use text, image_url or image"
+                "unknown_part",
+                f"Message {index + 1} has a part of type '{kind}'.",
+                fix=f"use text, image_url, or one of {', '.join({**MARKERS, **markers})}",
             )
         uri = _uri(part, kind, modality)
         yield queue.take(modality) if uri is None else Media(modality, uri)
 
 
 def _uri(part: Mapping[str, Any], kind: str, modality: str) -> Any:
-    """The path, URI or object of a content part; None when it refers to the row's list."""
-    for key in (kind, modality, "url", "path"):
+    """The item of a content part; None when it refers to the row's list."""
+    if "array" in part:
+        return settled_item(modality, {key: value for key, value in part.items() if key != "type"}, kind)
+    for key in (kind, modality, "url", "path", "text"):
         value = part.get(key)
-        if isinstance(value, Mapping):
-            value = value.get("url") or value.get("path")
-        if isinstance(value, str) and not value.strip():
-            raise RowError("empty_media_path", f"A part of type '{kind}' has an empty path.", fix="give a path")
         if value is not None:
-            return value
+            settles = isinstance(value, str | bytes | Mapping | list)
+            return settled_item(modality, value, kind) if settles else value  # a picture in memory is one already
     return None
 
 

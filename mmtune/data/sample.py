@@ -29,7 +29,8 @@ class Media:
 
     Args:
         modality: Name of the modality that reads it ("image").
-        uri: What the modality opens: a path, the bytes of a file, or an object in memory (``PIL.Image``).
+        uri: What the modality opens: a path, the bytes of a file, a value that is the item itself (``{"text": …}``),
+            or an object in memory (``PIL.Image``).
     """
 
     modality: str
@@ -141,6 +142,8 @@ def _part_to_json(part: Part, sample_id: str) -> dict[str, Any]:
         return {"type": part.modality, "base64": base64.b64encode(part.uri).decode("ascii")}
     if isinstance(part.uri, str):
         return {"type": part.modality, "uri": part.uri}
+    if isinstance(part.uri, dict | list):
+        return {"type": part.modality, "value": part.uri}
     raise DataError(
         f"A {part.modality} held in memory ({type(part.uri).__name__}) cannot be written as JSON.",
         where=sample_id,
@@ -156,4 +159,6 @@ def _part_from_json(part: Mapping[str, Any], row: Mapping[str, Any]) -> Part:
         return Media(str(kind), base64.b64decode(part["base64"]))
     if kind and "uri" in part:
         return Media(str(kind), str(part["uri"]))
-    raise DataError(f"Unknown part {dict(part)!r}.", where=str(row.get("id")), fix="give text, uri or base64")
+    if kind and "value" in part:
+        return Media(str(kind), part["value"])
+    raise DataError(f"Unknown part {dict(part)!r}.", where=str(row.get("id")), fix="give text, uri, value or base64")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmtune.data.checks import row_id
-from mmtune.data.markers import LIST_KEYS
+from mmtune.data.markers import LIST_KEYS, markers_of
 from mmtune.data.messages import MediaQueue, RowError, media_lists, parts_of_text
 from mmtune.data.sample import Sample, Text, Turn
 from mmtune.data.sources import SourceFormat
@@ -33,12 +33,12 @@ def parse(row: dict[str, Any], default_id: str) -> Sample:
         raise RowError("no_output", "The row has no 'output'.", fix="give the answer")
     question = "\n".join(part for part in (instruction, given) if part)
     texts = [*_history(row), question]
-    listed = media_lists(row)
-    if not any(f"<{modality}>" in text for modality in listed for text in texts):
-        texts[0] = "".join(f"<{modality}>\n" * len(items) for modality, items in listed.items()) + texts[0]
+    listed, markers = media_lists(row), markers_of(row)
+    if not any(markers[modality] in text for modality in listed for text in texts):
+        texts[0] = "".join(f"{markers[modality]}\n" * len(items) for modality, items in listed.items()) + texts[0]
     queue = MediaQueue(listed)
     turns = [
-        Turn("assistant" if index % 2 else "user", parts_of_text(text, queue))
+        Turn("assistant" if index % 2 else "user", parts_of_text(text, queue, markers))
         for index, text in enumerate([*texts, output])
     ]
     queue.finish()

@@ -6,14 +6,16 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmtune.data.checks import row_id
+from mmtune.data.markers import LIST_KEYS, markers_of
 from mmtune.data.messages import SPEAKERS, MediaQueue, RowError, media_lists, parts_of_text
 from mmtune.data.sample import Sample, Turn
 from mmtune.data.sources import SourceFormat
 
-_OWN_KEYS = {"id", "image", "images", "conversations"}
+_OWN_KEYS = {"id", "conversations", *LIST_KEYS}
 
 
 def parse(row: dict[str, Any], default_id: str) -> Sample:
@@ -35,12 +37,13 @@ def parse(row: dict[str, Any], default_id: str) -> Sample:
     if not isinstance(talk, list):
         raise RowError("no_conversations", "The row has no list 'conversations'.", fix="give the turns")
     queue = MediaQueue(media_lists(row))
-    turns = tuple(_turn(turn, index, queue) for index, turn in enumerate(talk))
+    markers = markers_of(row)
+    turns = tuple(_turn(turn, index, queue, markers) for index, turn in enumerate(talk))
     queue.finish()
     return Sample(name, turns, extra={key: value for key, value in row.items() if key not in _OWN_KEYS})
 
 
-def _turn(turn: Any, index: int, queue: MediaQueue) -> Turn:
+def _turn(turn: Any, index: int, queue: MediaQueue, markers: Mapping[str, str]) -> Turn:
     if not isinstance(turn, dict):
         raise RowError("bad_turn", f"Turn {index + 1} is {turn!r}, not an object.", fix='give {"from", "value"}')
     if "from" not in turn and "role" in turn:
@@ -61,7 +64,7 @@ def _turn(turn: Any, index: int, queue: MediaQueue) -> Turn:
         )
     if not isinstance(value, str):
         raise RowError("bad_content", f"Turn {index + 1} has the value {value!r}, which is no text.", fix="give a text")
-    return Turn(role, parts_of_text(value, queue))  # type: ignore[arg-type]
+    return Turn(role, parts_of_text(value, queue, markers))  # type: ignore[arg-type]
 
 
 FORMAT = SourceFormat(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmtune.data.checks import row_id
-from mmtune.data.markers import LIST_KEYS
+from mmtune.data.markers import LIST_KEYS, markers_of
 from mmtune.data.messages import MediaQueue, media_lists, turns_of_messages
 from mmtune.data.sample import Sample
 from mmtune.data.sources import SourceFormat
@@ -27,9 +27,11 @@ def parse(row: dict[str, Any], default_id: str) -> Sample:
     """
     name = row_id(row, default_id)
     queue = MediaQueue(media_lists(row))
-    turns = turns_of_messages(row.get("messages"), queue)
+    turns = turns_of_messages(row.get("messages"), queue, markers_of(row))
     queue.finish()
     return Sample(name, turns, extra={key: value for key, value in row.items() if key not in _OWN_KEYS})
 
 
-FORMAT = SourceFormat(parse, recognises=lambda row: "messages" in row, describe="chat messages as the OpenAI API has them")
+FORMAT = SourceFormat(
+    parse, recognises=lambda row: "messages" in row, describe="chat messages as the OpenAI API has them"
+)
