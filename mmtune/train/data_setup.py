@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from mmtune.core.errors import DataError, UsageError
+from mmtune.core.errors import DataError, RecipeError, UsageError
 from mmtune.data.dataset import load_samples
 from mmtune.data.sample import Sample
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
-from mmtune.train.demo import demo_data
+from mmtune.train.batching import Batching
+from mmtune.train.demo import cache_folder, demo_data
 from mmtune.train.display import Display
 from mmtune.train.feed import Encoding, Feed, Mixture, Table
+from mmtune.train.lengths import measure_rows
 from mmtune.train.recipe import Recipe
 
 _VALIDATION_ROWS = 512  # of a prepared folder's own split; a validation set that is named counts in full
@@ -34,6 +37,12 @@ class Data:
     fingerprint: str
     rejected: tuple[dict[str, Any], ...] = ()
 
+    def share(self, rank: int, size: int) -> None:
+        """Make this the part of one of ``size`` processes."""
+        for feed in (self.feed, self.validation):
+            if feed is not None:
+                feed.rank, feed.size = rank, size
+
 
 def make_data(
     recipe: Recipe, verb: str, model: MMTuneModel, processor: MMTuneProcessor, device: torch.device, display: Display
@@ -47,24 +56,59 @@ def make_data(
     mixture = Mixture(tables, weights, recipe.train.seed)
     options = _encode_options(recipe, model, processor, display)
     workers = _workers(recipe.data.workers, device)
-    size, pin = recipe.train.batch_size, device.type == "cuda"
     keep = 0 if workers or not _repeats(recipe, mixture) else _KEPT_BYTES
-    feed = Feed(Encoding(mixture, processor, options, keep), mixture, size, recipe.train.accumulation, workers, pin)
+    prints = [_fingerprint(table) for table in tables]
+    batching = _batching(recipe, mixture, prints, processor, options, display)
+    feed = Feed(Encoding(mixture, processor, options, keep), mixture, batching, workers, device.type == "cuda")
     checked = None
     if validation is not None and len(validation):
         fixed = Mixture([validation], [1.0], 0)
-        checked = Feed(Encoding(fixed, processor, options, _KEPT_BYTES // 4), fixed, size, 1, 0)
-    prints = [
-        str(getattr(table, "fingerprint", "")) for table in (*tables, *([validation] if validation is not None else []))
-    ]
+        prints.append(_fingerprint(validation))
+        alone = replace(_batching(recipe, fixed, prints[-1:], processor, options, display), accumulation=1)
+        checked = Feed(Encoding(fixed, processor, options, _KEPT_BYTES // 4), fixed, alone, 0)
     rejected = tuple(row.to_json() for table in tables for row in getattr(table, "rejected", ()))
     return Data(feed, checked, len(mixture), " ".join(prints), rejected)
+
+
+def _batching(
+    recipe: Recipe,
+    mixture: Mixture,
+    fingerprints: Sequence[str],
+    processor: MMTuneProcessor,
+    options: Mapping[str, Any],
+    display: Display,
+) -> Batching:
+    """How the recipe puts rows together; rows are only measured where their length matters."""
+    train = recipe.train
+    grouping = train.grouping or ("none" if train.tokens_per_batch is None else "length")
+    plain = Batching(train.batch_size, train.accumulation, grouping=grouping, seed=train.seed)
+    if grouping == "none" and train.tokens_per_batch is None:
+        return plain
+    display.phase("lengths")
+    lengths = measure_rows(mixture, fingerprints, processor, options, cache_folder(recipe.data.cache))
+    longest = int(np.argmax(np.maximum(lengths.positions, lengths.media)))
+    needed = int(max(lengths.positions[longest], lengths.media[longest]))
+    if train.tokens_per_batch is not None and needed > train.tokens_per_batch:
+        sample = mixture.row(longest)
+        raise RecipeError(
+            f"Row '{sample.id}' has {needed} positions, train.tokens_per_batch is {train.tokens_per_batch}.",
+            where=recipe.where("train.tokens_per_batch"),
+            fix=f"--set train.tokens_per_batch={needed}, or leave long rows out with data.overlong=drop and a smaller "
+            "data.max_length",
+        )
+    return replace(plain, tokens=train.tokens_per_batch, lengths=lengths)
+
+
+def _fingerprint(table: Table) -> str:
+    return str(getattr(table, "fingerprint", ""))
 
 
 def _repeats(recipe: Recipe, mixture: Mixture) -> bool:
     """Whether some rows are seen more than once."""
     train = recipe.train
     by_epochs = train.epochs * mixture.epoch_size
+    if train.tokens_per_batch is not None:
+        return by_epochs > len(mixture)
     by_steps = (train.max_steps or by_epochs) * train.batch_size * train.accumulation
     return min(by_epochs, by_steps) > len(mixture)
 

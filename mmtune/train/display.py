@@ -58,7 +58,8 @@ class LoggingDisplay:
         self._said = now
         loss = "none" if row["loss"] is None else f"{row['loss']:.4f}"
         rate = row.get("samples_per_second", 0.0)
-        _LOG.info("step %s/%s  loss %s  %.1f samples/s", row["step"], self._total, loss, rate)
+        waste = f"padding {row.get('padding', 0.0):.0%}  data wait {row.get('data_wait', 0.0):.0%}"
+        _LOG.info("step %s/%s  loss %s  %.1f samples/s  %s", row["step"], self._total, loss, rate, waste)
 
     def note(self, text: str) -> None:
         """Log a remark."""
@@ -71,6 +72,28 @@ class LoggingDisplay:
 
     def end(self) -> None:
         """Nothing to tidy up."""
+
+
+class SilentDisplay:
+    """Says nothing: for the processes whose first one speaks for all."""
+
+    def phase(self, name: str) -> None:
+        """Nothing."""
+
+    def start(self, total_steps: int | None, first_step: int = 0) -> None:
+        """Nothing."""
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
 
 
 class RecordedDisplay:

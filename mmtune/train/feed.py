@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,8 @@ from mmtune.core.errors import DataError
 from mmtune.data.sample import Sample
 from mmtune.model.encoding import Batch, Encoded
 from mmtune.model.processing import MMTuneProcessor
+from mmtune.train.batching import Batching
+from mmtune.train.team import share_of
 
 __all__ = ["Encoding", "Feed", "Mixture", "Rejected"]
 
@@ -138,45 +141,73 @@ def _num_bytes(encoded: Encoded) -> int:
     return media + 16 * len(encoded.input_ids)  # two lists of references
 
 
-@dataclass(frozen=True)
+@dataclass
 class Feed:
-    """Steps of micro-batches over epochs.
+    """Steps of micro-batches over epochs, as one of several processes sees them.
 
     Args:
-        accumulation: Micro-batches of a step; an epoch's last step has what is left.
+        batching: How rows become micro-batches; a step has ``accumulation`` of them, an epoch's last one what is left.
+        rank: Which of ``size`` processes this is; together they do the steps of one.
     """
 
     encoding: Encoding
     mixture: Mixture
-    batch_size: int
-    accumulation: int
+    batching: Batching
     workers: int
     pin_memory: bool = False
+    rank: int = 0
+    size: int = 1
+    _counts: dict[int, int] = field(default_factory=dict, repr=False)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one epoch, the last one included."""
-        return -(-self.batches_per_epoch // self.accumulation)
+        """Steps of the first epoch, the last one included; with batches by tokens others differ a little."""
+        return self.steps_of(0)
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Micro-batches of one epoch."""
-        return -(-self.mixture.epoch_size // self.batch_size)
+    def steps_of(self, epoch: int) -> int:
+        """Steps of an epoch."""
+        key = epoch if self.batching.varies else 0
+        if key not in self._counts:
+            self._counts[key] = -(-len(self._batches(key)) // self.batching.accumulation)
+        return self._counts[key]
+
+    def total_steps(self, epochs: float) -> int:
+        """Steps of so many epochs."""
+        whole = math.floor(epochs)
+        rest = epochs - whole
+        if not self.batching.varies:
+            return math.ceil(epochs * self.steps_of(0))
+        return sum(map(self.steps_of, range(whole))) + (math.ceil(rest * self.steps_of(whole)) if rest else 0)
+
+    def place_of(self, step: int) -> tuple[int, int]:
+        """Epoch and step within it of a step of the run, all counted from 0."""
+        epoch = 0
+        if not self.batching.varies:
+            return divmod(step, self.steps_of(0))
+        while step >= self.steps_of(epoch):
+            step, epoch = step - self.steps_of(epoch), epoch + 1
+        return epoch, step
+
+    def epochs_after(self, steps: int) -> float:
+        """Epochs that so many steps are."""
+        epoch, rest = self.place_of(steps)
+        return epoch + rest / self.steps_of(epoch)
 
     def steps(self, first: int) -> Generator[list[MicroBatch], None, None]:
         """Endless steps from one on (counted from 0), each a list of collated micro-batches."""
-        epoch, offset = divmod(first, self.steps_per_epoch)
+        epoch, offset = self.place_of(first)
+        length = self.batching.accumulation
         while True:
-            order = self.mixture.order(epoch)
-            batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-            left = batches[offset * self.accumulation :]
-            step: list[MicroBatch] = []
-            for number, found in enumerate(self._load(left), start=1):
-                step.append(found)
-                if len(step) == self.accumulation or number == len(left):
-                    yield step
-                    step = []
+            batches = self._batches(epoch)
+            starts = range(offset * length, len(batches), length)
+            shares = [share_of(batches[start : start + length], self.rank, self.size) for start in starts]
+            loaded = self._load([batch for share in shares for batch in share])
+            for share in shares:
+                yield [next(loaded) for _ in share]
             epoch, offset = epoch + 1, 0
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        return self.batching.batches(self.mixture.order(epoch), epoch)
 
     def _load(self, batches: Sequence[Sequence[int]]) -> Iterator[MicroBatch]:
         if self.workers == 0:

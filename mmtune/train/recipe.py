@@ -161,7 +161,8 @@ def check_consistency(recipe: Recipe) -> None:
     """Refuse settings that are valid alone and contradict each other.
 
     Raises:
-        RecipeError: LoRA is to be trained but not set up, set up but not trained, or bits are given without qlora.
+        RecipeError: LoRA is to be trained but not set up, set up but not trained, bits are given without qlora, or the
+            original order of batches is to have a limit of tokens.
     """
     kind, roles = recipe.tune.kind, recipe.train.roles
     if "lora" in roles and kind not in ("lora", "qlora"):
@@ -173,6 +174,12 @@ def check_consistency(recipe: Recipe) -> None:
         message = f"tune.kind is '{kind}' but train.roles {roles} leaves 'lora' out."
         raise RecipeError(
             message, where=recipe.where("train.roles"), fix=f"--set 'train.roles=[{', '.join([*roles, 'lora'])}]'"
+        )
+    if recipe.train.grouping == "modality" and recipe.train.tokens_per_batch is not None:
+        raise RecipeError(
+            "train.grouping modality is the original's order of batches of equal size, train.tokens_per_batch is not.",
+            where=recipe.where("train.grouping"),
+            fix="--set train.grouping=length, or leave train.tokens_per_batch at null",
         )
     if recipe.tune.bits is not None and kind != "qlora":
         message = f"tune.bits is {recipe.tune.bits} but tune.kind is '{kind}'."

@@ -83,8 +83,11 @@ class DataRecipe(Settings):
 class TrainRecipe(Settings):
     """The optimisation: what is trained, for how long and how fast.
 
-    A single number for ``learning_rate`` changes only ``default`` of what a preset says, a table that has a ``default``
-    and more replaces it.
+    ``grouping`` is ``length`` for batches of rows of near length, ``modality`` for the order of the original LLaVA,
+    ``none`` for random ones; null is ``length`` with ``tokens_per_batch``, else ``none``. ``batch_size`` and
+    ``tokens_per_batch`` (positions, padding included) are those of a micro-batch over all processes. A single number
+    for ``learning_rate`` changes only ``default`` of what a preset says, a table that has a ``default`` and more
+    replaces it.
     """
 
     roles: list[str] = Field(default_factory=lambda: ["method"], min_length=1)
@@ -92,6 +95,7 @@ class TrainRecipe(Settings):
     max_steps: int | None = Field(None, ge=1)
     batch_size: int = Field(16, ge=1)
     tokens_per_batch: int | None = Field(None, ge=1)
+    grouping: Literal["none", "length", "modality"] | None = None
     accumulation: int = Field(1, ge=1)
     learning_rate: dict[str, float] = Field(default_factory=lambda: {"default": 2e-4})
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -129,10 +133,18 @@ class SaveRecipe(Settings):
 
 
 class RunRecipe(Settings):
-    """Where a run lives and on what it computes."""
+    """Where a run lives and on what it computes; nothing here changes what is learnt.
+
+    ``strategy`` is how several processes hold the model: ``ddp`` each a whole one, ``fsdp`` each a share of every
+    weight (FSDP2), with ``offload`` in CPU memory. A step that takes longer than ``hang_minutes`` writes the stacks of
+    all threads into the run.
+    """
 
     output: str | None = None
     num_processes: int = Field(1, ge=1)
+    strategy: Literal["ddp", "fsdp", "zero2", "zero3"] = "ddp"
+    offload: bool = False
+    hang_minutes: float | None = Field(30, gt=0)
     device: str = "auto"
     trackers: list[str] = Field(default_factory=list)
 

@@ -9,6 +9,7 @@ import pytest
 from mmtune.core.errors import DataError
 from mmtune.data.sample import Sample, conversation
 from mmtune.model.encoding import Batch, Encoded
+from mmtune.train.batching import Batching
 from mmtune.train.feed import Encoding, Feed, Mixture
 
 
@@ -39,7 +40,7 @@ def feed(
     tables: Sequence[Rows], weights: Sequence[float], accumulation: int = 1, workers: int = 0, seed: int = 0
 ) -> Feed:
     mixture = Mixture(tables, weights, seed)
-    return Feed(Encoding(mixture, Letters(), {}), mixture, 2, accumulation, workers)  # type: ignore[arg-type]
+    return Feed(Encoding(mixture, Letters(), {}), mixture, Batching(2, accumulation), workers)  # type: ignore[arg-type]
 
 
 def take(found: Feed, first: int, count: int) -> list[list[list[str]]]:

@@ -183,7 +183,8 @@ def test_refusals(recipe: Make, tmp_path: Path) -> None:
     assert train(recipe(train__max_steps=2), output=tmp_path / "run", overwrite=True)["steps"] == 2
     for changes, kind in [
         ({"run__num_processes": 2}, NotPossibleError),
-        ({"train__tokens_per_batch": 100}, NotPossibleError),
+        ({"train__tokens_per_batch": 5}, RecipeError),
+        ({"train__tokens_per_batch": 500, "train__grouping": "modality"}, RecipeError),
         ({"train__precision": "fp16"}, NotPossibleError),
         ({"tune__kind": "qlora"}, MissingExtraError),
         ({"run__device": "cuda"}, ResourceError),
