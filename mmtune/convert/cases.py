@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmtune.convert.media_cases import make_item
 from mmtune.convert.plan import IMAGE, Picture, Reference
 from mmtune.model.processing import MMTuneProcessor
+from mmtune.model.processor_files import num_slots
 
 NEW_TOKENS = 8
 _TEXT = 12  # random ids before the picture, and as many after it
@@ -39,9 +41,10 @@ class Evaluation(Protocol):
 
 
 def make_cases(processor: MMTuneProcessor) -> list[Case]:
-    """One case with a picture and one of text alone."""
+    """One case with a picture, or an item of each modality, and one of text alone."""
     vocabulary = min(processor.placeholder_ids.values())
-    return [_with_picture(processor, vocabulary), text_case(vocabulary)]
+    shown = _with_picture if set(processor.modalities) == {"image"} else _with_media
+    return [shown(processor, vocabulary), text_case(vocabulary)]
 
 
 def text_case(vocabulary: int) -> Case:
@@ -66,8 +69,7 @@ def _with_picture(processor: MMTuneProcessor, vocabulary: int) -> Case:
     text, modality = _random_ids(vocabulary), processor.modalities["image"]
     image = random_image()
     raw = modality.load(image)
-    slots = processor.slots["image"]
-    count = modality.positions(raw) if slots == "positions" else int(slots)
+    count = num_slots(processor.slots["image"], modality.positions(raw))
     pixels = raw["pixel_values"]
     shown = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
     picture = Picture(pixels if pixels.dim() == 4 else pixels.unsqueeze(0), image.size, shown)
@@ -76,6 +78,21 @@ def _with_picture(processor: MMTuneProcessor, vocabulary: int) -> Case:
     media = {"image": {**modality.collate([raw]), "owner": torch.zeros(1, dtype=torch.long)}}
     ids = torch.cat([text[:_TEXT], torch.tensor([IMAGE]), text[_TEXT:]])
     return Case(ids, picture, {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "media": media})
+
+
+def _with_media(processor: MMTuneProcessor, vocabulary: int) -> Case:
+    """An item of each modality in the midst of the text, ``IMAGE - n`` for the one of modality n."""
+    text = _random_ids(vocabulary)
+    ids, input_ids, media = [text[:_TEXT]], [text[:_TEXT]], {}
+    for index, (name, modality) in enumerate(processor.modalities.items()):
+        raw = modality.load(make_item(modality, random_image()))
+        count = num_slots(processor.slots[name], modality.positions(raw))
+        media[name] = {**modality.collate([raw]), "owner": torch.zeros(1, dtype=torch.long)}
+        ids.append(torch.tensor([IMAGE - index]))
+        input_ids.append(torch.full((count,), processor.placeholder_ids[name]))
+    whole = torch.cat([*input_ids, text[_TEXT:]]).unsqueeze(0)
+    inputs = {"input_ids": whole, "attention_mask": torch.ones_like(whole), "media": media}
+    return Case(torch.cat([*ids, text[_TEXT:]]), Picture(torch.empty(0), (0, 0), media=media), inputs)
 
 
 def random_image() -> Image.Image:
@@ -101,7 +118,7 @@ def save_cases(cases: Sequence[Case], path: Path) -> None:
     rows = []
     for case in cases:
         picture = case.picture
-        shown = None if picture is None else (picture.pixels, list(picture.size), picture.image)
+        shown = None if picture is None else (picture.pixels, list(picture.size), picture.image, picture.media)
         rows.append({"ids": case.ids, "picture": shown, "inputs": dict(case.inputs)})
     torch.save(rows, path)
 
@@ -112,7 +129,7 @@ def load_cases(path: Path) -> list[Case]:
     for row in torch.load(path, weights_only=True):
         picture = None
         if row["picture"] is not None:
-            pixels, size, image = row["picture"]
-            picture = Picture(pixels, (size[0], size[1]), image)
+            pixels, size, image, media = row["picture"]
+            picture = Picture(pixels, (size[0], size[1]), image, media)
         cases.append(Case(row["ids"], picture, row["inputs"]))
     return cases

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmtune.convert.damage import read_json
 from mmtune.convert.formats import READERS, unavailable
+from mmtune.convert.lavin_source import is_lavin
 from mmtune.convert.locate import SINGLE_FILES
 from mmtune.convert.meta_shards import is_meta_folder
 from mmtune.convert.openai_clip import is_clip_file
@@ -65,13 +66,13 @@ def detect(path: Path) -> Found:
 
 def form_of(path: Path) -> str:
     """Whether a folder holds everything, a LoRA, or the projector alone; ``file`` for a single file."""
-    if path.is_file():
+    if path.is_file() or is_lavin(path):
         return "file"
     if is_meta_folder(path) or (path / "adapter.safetensors").is_file():
         return "full"
     if (path / "adapter_config.json").is_file() or has_weights(path, ("adapter_model",)):
         return "lora"
-    if not has_weights(path) and not has_weights(path, ("mm_projector",)):
+    if not has_weights(path) and not has_weights(path, ("mm_projector", "non_lora_trainables")):
         if any(file.suffix in SINGLE_FILES for file in path.iterdir()):
             return "file"
         open_folder(path)  # says what is missing
@@ -79,6 +80,8 @@ def form_of(path: Path) -> str:
 
 
 def _by_file(path: Path) -> str | None:
+    if is_lavin(path):
+        return "lavin"
     return "openai-clip" if is_clip_file(path) else None
 
 
@@ -107,7 +110,7 @@ def _by_config(config: Mapping[str, Any]) -> str | None:
         return "mmtune"
     if kind in _HF_LLAVA and "vision_config" in config:
         return "hf"
-    if "modalities" in config and "modality_builder" in config:
+    if "modalities" in config and ("modality_builder" in config or "model_cls" in config):
         return "multi-token"
     if config.get("mm_projector_type") == "vlora" or kind == "llava_vlora":
         return "vlora"
@@ -119,6 +122,8 @@ def _by_config(config: Mapping[str, Any]) -> str | None:
 def _by_files(folder: Path) -> str | None:
     if is_meta_folder(folder):
         return "meta-llama"
+    if is_lavin(folder):
+        return "lavin"
     if has_weights(folder, ("non_lora_trainables",)) and has_weights(folder, ("adapter_model",)):
         return "llava"
     if (folder / "adapter_config.json").is_file():

@@ -13,9 +13,12 @@ MMTUNE, MERGED, HF = "mmtune", "merged", "hf"
 READERS: Mapping[str, str] = {
     "llava": "mmtune.convert.llava",
     "vlora": "mmtune.convert.vlora",
+    "multi-token": "mmtune.convert.multi_token",
+    "lavin": "mmtune.convert.lavin",
     "meta-llama": "mmtune.convert.meta_llama",
     "openai-clip": "mmtune.convert.openai_clip",
 }
+ONE_FORM = ("lavin",)  # what their checkpoints consist of is for their readers to find
 # Target -> module with ``arrange(plan, stage, request) -> Layout``.
 WRITERS: Mapping[str, str] = {
     MMTUNE: "mmtune.convert.to_mmtune",

@@ -69,11 +69,13 @@ class Picture:
         pixels: ``[tiles, 3, H, W]``.
         size: (width, height) before it was prepared.
         image: The picture itself, ``[height, width, 3]`` uint8.
+        media: Instead of all these, prepared items by modality, for methods that take more than pictures.
     """
 
     pixels: Tensor
     size: tuple[int, int]
     image: Tensor | None = None
+    media: Mapping[str, Mapping[str, Tensor]] | None = None
 
 
 class Reference(Protocol):

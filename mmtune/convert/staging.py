@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ def staged(plan: Plan) -> Iterator[Stage]:
         for part in plan.parts:
             for file, document in part.documents.items():
                 write_json(folder / part.folder / file, document)
+            for file, path in part.copies.items():
+                shutil.copyfile(path, folder / part.folder / file)
         model = build_skeleton(folder, plan)
         processor = make_processor(model, _tokenizer(plan, model.host.vocab_size))
         processor.save_pretrained(folder)
