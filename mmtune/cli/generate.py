@@ -43,7 +43,7 @@ def run(
     device: DEVICE = "auto",
     dtype: DTYPE = "auto",
 ) -> Result:
-    """Ask a model about pictures, or go on with a conversation.
+    """Ask a model about pictures, sounds, videos or documents, or go on with a conversation.
 
     Without --model this takes the newest finished run under runs/, else the bundled nano model.
     """
@@ -53,7 +53,7 @@ def run(
     console: Console = context.obj
     media = {"image": image or [], "audio": audio or [], "video": video or [], "document": document or []}
     request = Request(
-        model, prompt, messages, {name: read_stdin(items) for name, items in media.items()}, device, dtype
+        model, prompt, messages, {name: read_stdin(f"--{name}", items) for name, items in media.items()}, device, dtype
     )
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "num_beams": num_beams,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import DataError, MediaError, NotPossibleError, UsageError, nearest
+from mmtune.data.items import with_paths
 from mmtune.data.markers import LIST_KEYS, cut_at_markers
 from mmtune.data.messages import MediaQueue, RowError, media_lists, parts_of_text, sample_of_messages
 from mmtune.data.sample import Media, Sample, Turn
 
+_LONGEST_PATH = 4096  # characters; what is longer is no path
 DEFAULT_PROMPT = "What is in this picture?"
 _MESSAGES_FIX = 'write {"messages": [{"role": "user", "content": "…"}]}'
 
@@ -27,20 +29,34 @@ class Reading:
         keys: Key of a row to the modality whose items it lists.
         raw: Whether the prompt stands exactly as given, so that no marker is added.
         placed: Whether the model has one place for media, where an item belongs without a marker.
+        kinds: General kind of media to the modality of the model that takes it, where it has another name.
     """
 
     markers: Mapping[str, str]
     keys: Mapping[str, str]
     raw: bool = False
     placed: bool = False
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, processor: Any, template: str | None) -> Reading:
         """The reading of a loaded model's processor."""
+        from mmtune.model.kinds import keys_of, modality_of
+
         modalities = processor.modalities
-        keys = {**LIST_KEYS, **{modality.data_key: name for name, modality in modalities.items()}}
+        keys = {**LIST_KEYS, **keys_of(modalities)}
         markers = {name: modality.marker for name, modality in modalities.items()}
-        return cls(markers, keys, raw=template == "raw", placed=processor.lead is not None)
+        own = {kind: modality_of(kind, modalities) for kind in LIST_KEYS.values()}
+        kinds = {kind: name for kind, name in own.items() if name is not None}
+        return cls(markers, keys, raw=template == "raw", placed=processor.lead is not None, kinds=kinds)
+
+    def named(self, media: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        """Items by the model's own names; kinds that it does not take keep theirs."""
+        found: dict[str, list[Any]] = {}
+        for kind, items in media.items():
+            if items:
+                found.setdefault(self.kinds.get(kind, kind), []).extend(items)
+        return found
 
 
 def prompt_sample(
@@ -55,7 +71,7 @@ def prompt_sample(
         NotPossibleError: The model has no such modality.
         DataError: Markers and items do not match.
     """
-    given = {name: list(items) for name, items in media.items() if items}
+    given = reading.named(media)
     _check_modalities(given, reading, where)
     bare = all(modality is None for _, modality in cut_at_markers(prompt, reading.markers))
     if given and bare and (reading.placed or not reading.raw):
@@ -80,11 +96,12 @@ def message_sample(body: Any, reading: Reading, *, id: str = "0", where: str, fo
     if not isinstance(body, Mapping) or not isinstance(body.get("messages"), list):
         raise DataError("There is no list 'messages'.", where=where, fix=_MESSAGES_FIX)
     try:
-        given = media_lists(body, reading.keys)
+        given = reading.named(media_lists(body, reading.keys))
         _check_modalities(given, reading, where)
         sample = sample_of_messages(body["messages"], id=id, media=given, markers=reading.markers, source=where)
     except RowError as error:
         raise DataError(error.message, where=where, fix=error.fix) from error
+    sample = replace(sample, turns=tuple(_named(turn, reading) for turn in sample.turns))
     _check_modalities({media.modality: [media] for media in sample.media}, reading, where)
     if not sample.turns or sample.turns[-1].role != "user":
         raise DataError("The last message is not the user's.", where=where, fix="end with a message of role user")
@@ -154,7 +171,7 @@ def batch_rows(path: Path) -> Iterator[tuple[str, str, Mapping[str, Any] | DataE
             yield str(number), where, DataError(message, where=where, fix='write {"id": "1", "prompt": "…"}')
 
 
-def read_stdin(items: Sequence[str]) -> list[str | bytes]:
+def read_stdin(option: str, items: Sequence[str]) -> list[str | bytes]:
     """The items of an option with ``-`` replaced by the bytes of standard input.
 
     Raises:
@@ -162,10 +179,10 @@ def read_stdin(items: Sequence[str]) -> list[str | bytes]:
         MediaError: Standard input is empty.
     """
     if items.count("-") > 1:
-        raise UsageError("Standard input can be read once.", where="--image -", fix="give files instead")
+        raise UsageError("Standard input can be read once.", where=f"{option} -", fix="give files instead")
     found = [sys.stdin.buffer.read() if item == "-" else item for item in items]
     if b"" in found:
-        raise MediaError("Standard input is empty.", where="--image -", fix="mmtune generate --image - < PICTURE")
+        raise MediaError("Standard input is empty.", where=f"{option} -", fix=f"mmtune generate {option} - < FILE")
     return found
 
 
@@ -195,12 +212,23 @@ def _check_modalities(media: Mapping[str, Sequence[Any]], reading: Reading, wher
             )
 
 
+def _named(turn: Turn, reading: Reading) -> Turn:
+    parts = (
+        replace(part, modality=reading.kinds.get(part.modality, part.modality)) if isinstance(part, Media) else part
+        for part in turn.parts
+    )
+    return replace(turn, parts=tuple(parts))
+
+
 def _located(part: Any, folder: Path) -> Any:
     return replace(part, uri=_locate(part.uri, folder)) if isinstance(part, Media) else part
 
 
 def _locate(item: Any, folder: Path) -> Any:
     """A relative path is looked up from the request's folder, then from the working directory."""
-    if not isinstance(item, str) or item.startswith("data:") or not (folder / item).is_file():
-        return item
-    return str(folder / item)
+
+    def place(path: str) -> str:
+        found = not path.startswith("data:") and len(path) < _LONGEST_PATH and (folder / path).is_file()
+        return str(folder / path) if found else path
+
+    return with_paths(item, place)

@@ -18,6 +18,7 @@ _FRAMES = ("video", "video_xclip")
 _NUMBERS = ("embedding",)
 _SOUNDS = ("audio", "audio_whisper", "audio_clap", "imagebind")
 _PARTS_OF_FILES = ("start_time", "end_time", "dataset_args")  # of the published system's rows
+_KNOWN = (*_TEXTS, *_FRAMES, *_NUMBERS, *_SOUNDS, "image", "vision_clip")
 _DETAILS = ("row", "key")  # which of the vectors of a file
 
 
@@ -62,6 +63,8 @@ def settled_item(modality: str, value: Any, key: str) -> Any:
         RowError: No item of this modality (``bad_media_field``), an empty one (``empty_media_path``), or a piece of a
             file where whole files are taken (``unsupported_item``).
     """
+    if modality not in _KNOWN and not isinstance(value, str | bytes | bytearray):
+        return value  # of a modality from elsewhere, which says itself what it takes
     if isinstance(value, str | bytes | bytearray):
         if not value.strip():
             raise RowError("empty_media_path", f"'{key}' holds an empty path.", fix="give a path or null")

@@ -82,7 +82,7 @@ def media_lists(row: Mapping[str, Any], keys: Mapping[str, str] = LIST_KEYS) -> 
     for key, modality in keys.items():
         value = row.get(key)
         if value is not None:
-            found.setdefault(modality, []).extend(settled_list(modality, value, key))
+            found.setdefault(modality, []).extend(settled_list(LIST_KEYS.get(key, modality), value, key))
     return found
 
 

@@ -18,6 +18,7 @@ from mmtune.model.chat import ChatTemplate
 from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.encoding import IGNORED, Batch, Encoded, OverlongError, encode_segments
 from mmtune.model.instruction import InstructionPieces
+from mmtune.model.kinds import with_own_names
 from mmtune.model.placement import opened, place
 from mmtune.model.processor_files import Slots, num_slots, read_modalities, read_settings, write_settings
 from mmtune.model.rendering import Segment, Template
@@ -134,14 +135,14 @@ class MMTuneProcessor:
             DataError: As :meth:`encode`.
         """
         with naming(sample):
-            prompt, dropped = after_leading_assistant(sample.without_answer())
+            prompt, dropped = after_leading_assistant(self._own(sample).without_answer())
             found = self._encode(prompt, template, system, generate=True, load=True)
             return replace(found, labels=[], num_targets=0, dropped_turns=dropped)
 
     def render_prompt(self, sample: Sample, *, template: str | None = None, system: str | None = None) -> str:
         """The text that :meth:`encode_prompt` encodes: one marker an item, without the BOS."""
         with naming(sample):
-            prompt, _ = after_leading_assistant(sample.without_answer())
+            prompt, _ = after_leading_assistant(self._own(sample).without_answer())
             segments = self._render(self.template_of(template), prompt.turns, system, generate=True)
             text = "".join(segment.text for segment in segments)
             return text.removeprefix(self.tokenizer.bos_token or "")
@@ -222,8 +223,11 @@ class MMTuneProcessor:
         lead = Lead(**settings["lead"]) if settings.get("lead") else None
         return cls(tokenizer, known, settings["template"], settings["placeholder_ids"], settings["slots"], lead)
 
+    def _own(self, sample: Sample) -> Sample:
+        return with_own_names(sample, self.modalities)
+
     def _encode_conversation(self, sample: Sample, template: str | None, *, load: bool) -> Encoded:
-        kept, dropped = after_leading_assistant(sample)
+        kept, dropped = after_leading_assistant(self._own(sample))
         refuse_empty_answers(kept)
         found = self._encode(kept, template, None, generate=False, load=load)
         found.dropped_turns = dropped
@@ -261,12 +265,7 @@ class MMTuneProcessor:
         media: dict[str, list[dict[str, Any]]] = {}
         placeholders: dict[str, list[tuple[int, int]]] = {}
         for item in sample.media:
-            modality = self.modalities.get(item.modality)
-            if modality is None:
-                raise DataError(
-                    f"The row holds a medium of kind '{item.modality}', which this model does not take.",
-                    fix=f"use a model that does; this one takes: {', '.join(self.modalities) or 'text only'}",
-                )
+            modality = self.modalities[item.modality]
             raw = modality.load(item.uri) if load else None
             if raw is not None:
                 media.setdefault(item.modality, []).append(raw)

@@ -8,10 +8,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from mmtune.core.errors import DataError, UsageError
+from mmtune.data.items import settled_item
+from mmtune.data.markers import LIST_KEYS
 from mmtune.data.messages import MediaQueue, parts_of_text, sample_of_messages
 from mmtune.data.sample import Media, Sample, Text, Turn
 from mmtune.modalities.base import Modality
 from mmtune.model.encoding import IGNORED, Encoded, OverlongError
+from mmtune.model.kinds import keys_of
 
 Overlong = Literal["error", "truncate-text", "drop"]
 
@@ -120,10 +123,11 @@ def samples_of_call(
     """
     if (text is None) == (messages is None):
         raise UsageError("Give either text or messages.", fix='for example text="USER: <image>\\nHi ASSISTANT:"')
-    keys = {modality.data_key: name for name, modality in modalities.items()}
+    keys = keys_of(modalities)
     unknown = [key for key, value in media.items() if value is not None and key not in keys]
     if unknown:
-        raise UsageError(f"This model does not take {', '.join(unknown)}.", fix=f"it takes: {', '.join(keys)}")
+        own = ", ".join(modality.data_key for modality in modalities.values())
+        raise UsageError(f"This model does not take {', '.join(unknown)}.", fix=f"it takes: {own or 'text only'}")
     markers = {name: modality.marker for name, modality in modalities.items()}
     if messages is not None:
         talks = messages if messages and isinstance(messages[0], list) else [messages]
@@ -161,5 +165,8 @@ def _per_prompt(media: Mapping[str, Any], keys: Mapping[str, str], count: int) -
         if nested and len(items) != count:
             raise UsageError(f"{len(items)} lists of {key} for {count} prompts.", fix="give one list for each prompt")
         for index, given in enumerate(items if nested else [items]):
-            found[index][keys[key]] = list(given)
+            kind = LIST_KEYS.get(key, keys[key])
+            found[index].setdefault(keys[key], []).extend(
+                settled_item(kind, item, key) if isinstance(item, str) else item for item in given
+            )
     return found
