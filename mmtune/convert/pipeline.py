@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mmtune.convert.detect import detect, form_of
-from mmtune.convert.formats import HF, MERGED, MMTUNE, READERS, WHOLE, WRITERS, reader_name
+from mmtune.convert.formats import HF, MERGED, MMTUNE, ONE_FORM, READERS, WHOLE, WRITERS, reader_name
 from mmtune.convert.job import Job, Progress
 from mmtune.convert.layout import Layout
 from mmtune.convert.locate import source_place
@@ -67,7 +67,8 @@ def _identify(path: Path, given: str | None) -> tuple[str, str]:
     if given is None:
         found = detect(path)
         return found.format, found.form
-    return reader_name(given, where="--from"), form_of(path)
+    name = reader_name(given, where="--from")
+    return name, "full" if name in ONE_FORM else form_of(path)
 
 
 def _write(folder: Path, layout: Layout, max_bytes: int, progress: Progress | None) -> dict[Path, str]:

@@ -5,7 +5,7 @@ Shapes: B samples, N pictures, L tapped class tokens of a picture, H width of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -77,8 +77,19 @@ class LaVIN(Method):
         self.lead = Lead(settings.present, settings.absent)
         self._lm = lm
         self._sites = _norms(lm)
-        modality = next(iter(modalities.values()))
-        self.adapters = nn.ModuleDict({"language": self._make_adapters(self._sites)})
+        name, modality = next(iter(modalities.items()))
+        if not modality.num_blocks:
+            raise NotPossibleError(
+                f"The blocks of the {name} encoder are not known, so that nothing can be put into them.",
+                where=f"model.encoders.{name}",
+                fix="use an image encoder, or another method",
+            )
+        self.adapters = nn.ModuleDict(
+            {
+                "language": self._make_adapters(len(self._sites), lm.hidden_size),
+                name: self._make_adapters(modality.num_blocks, modality.width),
+            }
+        )
         width = settings.tokens * lm.embedding_size
         self.projector = nn.Sequential(
             nn.Linear(modality.width, settings.hidden), nn.SiLU(), nn.Linear(settings.hidden, width)
@@ -88,26 +99,25 @@ class LaVIN(Method):
             nn.init.zeros_(cast(nn.Linear, layer).bias)
         self.modality_embedding = nn.Embedding(2, lm.embedding_size)
 
-    def _make_adapters(self, sites: Sequence[Site]) -> nn.ModuleList:
+    def _make_adapters(self, count: int, width: int) -> nn.ModuleList:
         chosen = self.settings
         return nn.ModuleList(
             RoutedAdapter(
-                site.out_features,
+                width,
                 chosen.adapter_dim,
                 temperature=chosen.temperature,
                 scale=chosen.scale,
                 dropout=chosen.dropout,
             )
-            for site in sites
+            for _ in range(count)
         )
 
     def attach(self, lm: Host, encoders: Mapping[str, nn.Module], slot: Slot) -> None:
-        """Make the encoders' adapters, and hook all of them onto the norms before attention."""
+        """Hook the adapters onto the norms before attention, in the language model and in the encoders."""
         self._slot = slot
         attach_routed(self._sites, self._adapters_of("language"), slot)
         for name, encoder in encoders.items():
             sites = _norms(Host(cast(Any, encoder)))
-            self.adapters[name] = self._make_adapters(sites)
             attach_self_routed(sites, self._adapters_of(name), by_first=self.settings.routing == "batch0")
 
     def _adapters_of(self, name: str) -> list[RoutedAdapter]:

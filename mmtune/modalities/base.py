@@ -31,6 +31,7 @@ class Modality(ABC):
         source: Folder or hub id of the encoder.
         width: Features per position, D.
         num_positions: Positions of an ordinary item, P.
+        num_blocks: Blocks of the encoder, each D wide, that a method may change; 0 where that is not known.
         varies: Whether items have different numbers of positions.
     """
 
@@ -46,6 +47,7 @@ class Modality(ABC):
     num_positions: int
     varies: bool = False
     has_line_breaks: bool = False
+    num_blocks: int = 0
 
     @classmethod
     @abstractmethod

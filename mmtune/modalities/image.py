@@ -77,6 +77,7 @@ class ImageModality(Modality):
             )
         self.side = encoder.image_size // encoder.patch_size
         self.width = encoder.hidden_size
+        self.num_blocks = encoder.num_hidden_layers
         self.num_positions = self._count_positions()
         self.has_line_breaks = settings.aspect == "anyres" and settings.merge == "spatial_unpad"
         depth = encoder.num_hidden_layers
