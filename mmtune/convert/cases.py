@@ -42,7 +42,7 @@ class Evaluation(Protocol):
 
 def make_cases(processor: MMTuneProcessor) -> list[Case]:
     """One case with a picture, or an item of each modality, and one of text alone."""
-    vocabulary = min(processor.placeholder_ids.values())
+    vocabulary = min(len(processor.tokenizer), *processor.placeholder_ids.values())
     shown = _with_picture if set(processor.modalities) == {"image"} else _with_media
     return [shown(processor, vocabulary), text_case(vocabulary)]
 

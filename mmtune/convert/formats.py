@@ -23,7 +23,9 @@ ONE_FORM = ("lavin",)  # what their checkpoints consist of is for their readers 
 WRITERS: Mapping[str, str] = {
     MMTUNE: "mmtune.convert.to_mmtune",
     MERGED: "mmtune.convert.to_mmtune",
+    HF: "mmtune.convert.to_hf",
     "llava": "mmtune.convert.to_llava",
+    "multi-token": "mmtune.convert.to_multi_token",
 }
 # Targets that need all weights in the written folder, even where a hub id would do.
 WHOLE = (MERGED, HF)

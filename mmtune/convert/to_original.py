@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmtune.convert.damage import read_json
 from mmtune.convert.layout import Layout, renamed
 from mmtune.convert.plan import OriginalFiles, Part, PlainPlan, Plan, Request, change
 from mmtune.convert.staging import Stage
@@ -102,7 +103,7 @@ def arrange_original(
     parts = [main]
     if form == "lora":
         lora = plan.part(_LORA)
-        adapter = _adapter_config(lora, kept, plan) if lora is not None else {}
+        adapter = adapter_config(lora, kept, plan) if lora is not None else {}
         parts.append(replace(lora, folder="", documents={"adapter_config.json": adapter}))  # type: ignore[type-var]
     options: dict[str, Any] = {"format": format, "form": form, "vision": _vision(plan, stage)}
     language = plan.part(_LANGUAGE)
@@ -168,9 +169,8 @@ def _config(plan: Plan, kept: OriginalFiles | None, config: Mapping[str, Any]) -
     return {**values, key: str(plan.dtype).removeprefix("torch.")}
 
 
-def _adapter_config(lora: Part, kept: OriginalFiles | None, plan: Plan) -> dict[str, Any]:
-    from mmtune.convert.damage import read_json
-
+def adapter_config(lora: Part, kept: OriginalFiles | None, plan: Plan) -> dict[str, Any]:
+    """PEFT's file: the source's own, or what describes the LoRA now."""
     if kept is not None and "adapter_config.json" in kept.files:
         return read_json(kept.files["adapter_config.json"])
     base = plan.base["source"] if plan.part(_LANGUAGE) is None else None

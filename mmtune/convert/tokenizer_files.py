@@ -89,8 +89,20 @@ def stage_tokenizer(source: Path, target: Path, *, legacy: bool = False, sentenc
     if legacy:
         path = target / "tokenizer_config.json"
         write_json(path, {**(read_json(path) if path.is_file() else {}), "legacy": True})
-    elif sentencepiece and model.is_file():
+    elif sentencepiece and model.is_file() and _is_llama(target / "tokenizer_config.json"):
         (target / "tokenizer.json").unlink(missing_ok=True)
+
+
+def _is_llama(path: Path) -> bool:
+    """Whether the SentencePiece model is what the tokenizer is read from: the config names no other class."""
+    kind = read_json(path).get("tokenizer_class") if path.is_file() else None
+    return kind in (None, "LlamaTokenizer", "LlamaTokenizerFast")
+
+
+def portable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A tokenizer_config.json whose class every version of transformers knows."""
+    kept = {key: value for key, value in settings.items() if key != "backend" and value is not None}
+    return {**kept, "tokenizer_class": "PreTrainedTokenizerFast"}
 
 
 def control_ids(folder: Path) -> dict[str, Any]:
