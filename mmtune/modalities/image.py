@@ -15,6 +15,7 @@ from mmtune.core import config
 from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError
 from mmtune.modalities.base import Modality
 from mmtune.modalities.pictures import open_picture
+from mmtune.modalities.pretrained import DAMAGE
 from mmtune.modalities.tiles import BREAK, PADDING, PINPOINTS, cut_tiles, lay_out
 
 # model_type of an encoder -> whether position 0 is a class token.
@@ -169,10 +170,16 @@ class ImageModality(Modality):
             encoder: nn.Module = AutoModel.from_pretrained(
                 self.source, config=self.encoder_config, revision=self.revision, dtype=dtype, trust_remote_code=False
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except DAMAGE as error:
             raise CheckpointError(
                 f"The vision encoder '{self.source}' cannot be loaded: {_first_line(error)}", where=self.source
             ) from error
+        return encoder.eval()
+
+    def empty_encoder(self, dtype: torch.dtype) -> nn.Module:
+        """The vision tower by its configuration alone."""
+        with torch.device("meta"):
+            encoder: nn.Module = AutoModel.from_config(self.encoder_config, dtype=dtype, trust_remote_code=False)
         return encoder.eval()
 
     def encode(self, encoder: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:

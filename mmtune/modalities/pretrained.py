@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from mmtune.core.errors import CheckpointError
+
+# The words of transformers, safetensors and torch for weights that are missing, damaged, or of other shapes.
+DAMAGE = (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError, EOFError)
 
 
 def read_config(source: str, revision: str | None, what: str) -> PreTrainedConfig:
@@ -65,7 +70,7 @@ def load_weights(
         encoder, report = kind.from_pretrained(
             source, revision=revision, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except DAMAGE as error:
         raise CheckpointError(f"The {what} '{source}' cannot be loaded: {first_line(error)}", where=source) from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(unused))
     if missing:
