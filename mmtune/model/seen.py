@@ -29,7 +29,8 @@ class Seen:
     def perceive(self, model: Any, media: Media | None, batch_size: int) -> Perception:
         """``model.perceive``, or what it gave last when media and batch size are the same."""
         if not media:
-            return Perception()
+            found: Perception = model.perceive(None, batch_size)
+            return found
         if self._media is None or batch_size != self._batch_size or not _equal(media, self._media):
             self._perception = model.perceive(media, batch_size)
             self._media, self._batch_size = media, batch_size
