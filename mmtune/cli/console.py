@@ -46,6 +46,7 @@ class Console:
         self.quiet = quiet
         self.verbose = verbose
         self.command = ("mmtune", *command)
+        self.silent = False  # one of several processes, another of which speaks for all
         self.partial: Mapping[str, Any] = {}  # what a verb found before it failed; goes beside the error
         self.stdout: TextIO = sys.stdout
         self.stderr: TextIO = sys.stderr
@@ -127,12 +128,16 @@ class Console:
 
     def err(self, text: str) -> None:
         """Write a line to stderr."""
+        if self.silent:
+            return
         if self.printer is not None:
             return self.printer(text)
         with contextlib.suppress(OSError, ValueError):  # a reader that has gone must not change the exit code
             print(text, file=self.stderr, flush=True)
 
     def _out(self, text: str) -> None:
+        if self.silent:
+            return
         try:
             self.stdout.write(text)
             self.stdout.flush()

@@ -10,8 +10,10 @@ import typer
 from mmtune.cli.console import Console, Result
 from mmtune.cli.display import training_display
 from mmtune.cli.options import DATA, MEDIA_ROOT, OVERWRITE, POSITIVE, SEED, SET, one_of
+from mmtune.cli.processes import in_processes, one_voice
 from mmtune.cli.summaries import run_status_beside_errors, training_summary
 from mmtune.core.errors import NotPossibleError
+from mmtune.train.launched import is_launched
 
 TUNES = ("method", "lora", "qlora", "full")
 
@@ -63,10 +65,12 @@ def run(
         "run.num_processes": num_processes, "run.device": device,
     }  # fmt: skip
     resolved = resolve(verb, preset=preset, file=recipe, overrides=flags, sets=set_ or ())
+    console: Console = context.obj
+    if resolved.run.num_processes > 1 and not dry_run and not is_launched():
+        return in_processes(console, resolved)
     from mmtune.train.run import train  # after the recipe, whose faults need no torch to be found
 
-    console: Console = context.obj
-    with run_status_beside_errors(console, resolved, verb, output):
+    with one_voice(console), run_status_beside_errors(console, resolved, verb, output):
         found = train(
             resolved, verb=verb, output=Path(output) if output else None, overwrite=overwrite, dry_run=dry_run,
             display=training_display(console), command=console.command,

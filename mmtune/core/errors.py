@@ -33,6 +33,10 @@ class MMTuneError(Exception):
         self.fix = fix
         self.allowed = list(allowed) if allowed is not None else None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors travel between the processes of a run; subclasses may be made from other arguments."""
+        return _rebuilt, (type(self), str(self), self.__dict__)
+
     def to_json(self) -> dict[str, object]:
         """The value of the ``error`` key in a JSON result."""
         found: dict[str, object] = {
@@ -45,6 +49,12 @@ class MMTuneError(Exception):
         if self.allowed is not None:
             found["allowed"] = self.allowed
         return found
+
+
+def _rebuilt(kind: type[MMTuneError], text: str, values: dict[str, object]) -> MMTuneError:
+    error = kind.__new__(kind, text)
+    error.__dict__.update(values)
+    return error
 
 
 class UsageError(MMTuneError):

@@ -20,6 +20,14 @@ from torch import Tensor, nn
 from mmtune.core.errors import CheckpointError
 from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.sources import relative_source
+from mmtune.model.weights import (
+    LANGUAGE,
+    METHOD,
+    probed_names,
+    save_language_model,
+    saves_language_model,
+    written_weights,
+)
 
 if TYPE_CHECKING:
     from mmtune.model.modeling import MMTuneModel
@@ -65,19 +73,23 @@ def load_model(source: str, **options: Any) -> MMTuneModel:
     return build_from_checkpoint(source, **options)
 
 
-def save_model(model: MMTuneModel, folder: str | Path) -> None:
-    """Write what was trained, and references to what was not."""
+def save_model(model: MMTuneModel, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write what was trained, and references to what was not.
+
+    Args:
+        weights: What ``written_weights`` gathered, for a model that several processes share out.
+    """
+    weights = written_weights(model) if weights is None else weights
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     config = MMTuneConfig.from_dict(model.config.to_dict())
     config.architectures = ["MMTuneModel"]
-    roles = model.roles()
-    if any(parameter.requires_grad for parameter in roles["language"]) or model.owns_language_model:
-        model.language_model.save_pretrained(target / LANGUAGE_FOLDER)
+    if saves_language_model(model):
+        save_language_model(model, target / LANGUAGE_FOLDER, weights)
         config.base = {**config.base, "source": LANGUAGE_FOLDER, "revision": None}
     else:
         config.base = {**config.base, "source": relative_source(config.base["source"], target)}
-    config.base = {**config.base, "probe": probe(model)}
+    config.base = {**config.base, "probe": probe(model, weights)}
     for name, encoder in model.encoders.items():
         entry = dict(config.encoders[name])
         if any(parameter.requires_grad for parameter in encoder.parameters()) or name in model.owned_encoders:
@@ -86,9 +98,10 @@ def save_model(model: MMTuneModel, folder: str | Path) -> None:
         else:
             entry.update(source=relative_source(entry["source"], target))
         config.encoders = {**config.encoders, name: entry}
-    save_file(_plain(model.method.state_dict()), target / ADAPTER_FILE, metadata={"format": "pt"})
-    if roles["lora"]:
-        _save_lora(model, target / LORA_FOLDER)
+    own = {name.removeprefix(METHOD): tensor for name, tensor in weights.items() if name.startswith(METHOD)}
+    save_file(_plain(own), target / ADAPTER_FILE, metadata={"format": "pt"})
+    if model.lora_names:
+        _save_lora(model, target / LORA_FOLDER, weights)
     config.save_pretrained(target)
 
 
@@ -140,13 +153,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def probe(model: MMTuneModel) -> list[float]:
+def probe(model: MMTuneModel, weights: Mapping[str, Tensor] | None = None) -> list[float]:
     """A few weights of the frozen base, by which another base is recognised."""
-    blocks = model.host.blocks()
-    matrices = [model.host.input_embeddings.weight, next(p for p in blocks[-1].parameters() if p.dim() == 2)]
+    weights = written_weights(model) if weights is None else weights
     values = []
-    for matrix in matrices:
-        flat = matrix.detach().flatten()
+    for name in probed_names(model):
+        flat = weights[f"{LANGUAGE}{name}"].flatten()
         places = torch.linspace(0, flat.numel() - 1, 8, dtype=torch.float64).long()
         values += [round(float(value), 6) for value in flat[places.to(flat.device)].float()]
     return values
@@ -172,7 +184,7 @@ def check_probe(model: MMTuneModel, where: str) -> None:
         )
 
 
-def _save_lora(model: MMTuneModel, folder: Path) -> None:
+def _save_lora(model: MMTuneModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
     folder.mkdir(exist_ok=True)
     config = model.language_model.peft_config["default"]
     config.save_pretrained(str(folder))
@@ -180,14 +192,18 @@ def _save_lora(model: MMTuneModel, folder: Path) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     values["target_modules"] = sorted(values["target_modules"])  # PEFT keeps a set, whose order changes from run to run
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    weights = {f"{_PEFT_PREFIX}{name}": parameter for name, parameter in _lora_parameters(model).items()}
-    save_file(_plain(weights), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    tensors = {f"{_PEFT_PREFIX}{_plain_name(name)}": weights[f"{LANGUAGE}{name}"] for name in model.lora_names}
+    save_file(_plain(tensors), folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _lora_parameters(model: MMTuneModel) -> dict[str, nn.Parameter]:
-    lora = set(map(id, model.roles()["lora"]))
     named = model.language_model.named_parameters()
-    return {name.replace(".default", ""): parameter for name, parameter in named if id(parameter) in lora}
+    return {_plain_name(name): parameter for name, parameter in named if name in model.lora_names}
+
+
+def _plain_name(name: str) -> str:
+    """PEFT's files leave the adapter's name out."""
+    return name.replace(".default", "")
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

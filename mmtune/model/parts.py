@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from peft import LoraConfig
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -26,7 +26,7 @@ class ModelParts:
     encoders: nn.ModuleDict
     method: Method
     host: Host
-    _lora: list[nn.Parameter]
+    lora_names: frozenset[str]  # inside the language model; names, since sharing out replaces parameters
 
     @staticmethod
     def method_settings(config: MMTuneConfig) -> Settings:
@@ -35,16 +35,27 @@ class ModelParts:
 
     def roles(self) -> dict[str, list[nn.Parameter]]:
         """All parameters by role: the method's own roles, ``method``, ``language``, ``encoder``, ``lora``."""
-        lora = set(map(id, self._lora))
+        named = dict(self.language_model.named_parameters())
         encoders = {f"encoder.{name}": list(encoder.parameters()) for name, encoder in self.encoders.items()}
         return {
             **self.method.roles(),
             "method": list(self.method.parameters()),
-            "language": [parameter for parameter in self.language_model.parameters() if id(parameter) not in lora],
-            "lora": list(self._lora),
+            "language": [parameter for name, parameter in named.items() if name not in self.lora_names],
+            "lora": [parameter for name, parameter in named.items() if name in self.lora_names],
             "encoder": [parameter for parameters in encoders.values() for parameter in parameters],
             **encoders,
         }
+
+    def anchor(self) -> Tensor:
+        """A zero that depends on every trained parameter that media reach, for batches that lack some of them.
+
+        Processes that train together must all have a gradient of every trained parameter in every step.
+        """
+        total = self.method.anchor()
+        for parameter in self.encoders.parameters():
+            if parameter.requires_grad:
+                total = total + parameter.flatten()[:1].sum().to(total) * 0.0
+        return total
 
     def set_trainable(self, roles: Sequence[str]) -> None:
         """Train the parameters of these roles and freeze all others.
@@ -123,12 +134,13 @@ class ModelParts:
 
     def inject_lora(self, config: LoraConfig) -> None:
         """Inject a PEFT configuration into the language model and remember the new parameters."""
-        before = set(map(id, self.language_model.parameters()))
+        before = set(map(id, self.language_model.parameters()))  # PEFT gives the old ones new names
         trained = [parameter for parameter in self.language_model.parameters() if parameter.requires_grad]
         self.language_model.add_adapter(config)
         for parameter in trained:  # PEFT freezes everything else; who trains what is decided by set_trainable
             parameter.requires_grad_(True)
-        self._lora = [parameter for parameter in self.language_model.parameters() if id(parameter) not in before]
+        named = self.language_model.named_parameters()
+        self.lora_names = frozenset(name for name, parameter in named if id(parameter) not in before)
 
     def _linear_names(self) -> list[str]:
         wanted = {id(module) for module in self.host.blocks().modules() if isinstance(module, (nn.Linear, Conv1D))}

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mmtune.core.errors import NumericalError
+from mmtune.train.team import Team
 
 _SAMPLED = 256  # elements of each tensor that are compared
 
@@ -18,12 +20,18 @@ class MovementCheck:
     Args:
         roles: All parameters of the model by role.
         perceiving: Roles that only learn from batches with media.
+        team: Processes that share out the weights: a role moves when it does in one of them.
     """
 
     def __init__(
-        self, model: nn.Module, roles: Mapping[str, Sequence[nn.Parameter]], perceiving: frozenset[str]
+        self,
+        model: nn.Module,
+        roles: Mapping[str, Sequence[nn.Parameter]],
+        perceiving: frozenset[str],
+        team: Team | None = None,
     ) -> None:
         self._perceiving = perceiving
+        self._team = team
         self._frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
         self._trained = finest_roles(roles)
         parameters = [*self._frozen.values(), *(p for members in self._trained.values() for p in members)]
@@ -38,16 +46,16 @@ class MovementCheck:
         Raises:
             NumericalError: A trained role did not move at all, or a frozen tensor changed.
         """
-        for name, parameter in self._frozen.items():
-            if self._moved(parameter):
-                message = f"The frozen weight '{name}' changed."
-                raise NumericalError(
-                    message, where=name, fix="a method must not write into the base; report it to its author"
-                )
-        for role, members in self._trained.items():
-            if role in self._perceiving and not saw_media:
-                continue
-            if not any(self._moved(parameter) for parameter in members):
+        changed = [name for name, parameter in self._frozen.items() if self._moved(parameter)]
+        if changed:
+            message = f"The frozen weight '{changed[0]}' changed."
+            raise NumericalError(
+                message, where=changed[0], fix="a method must not write into the base; report it to its author"
+            )
+        judged = [role for role in self._trained if saw_media or role not in self._perceiving]
+        moved = [float(any(self._moved(parameter) for parameter in self._trained[role])) for role in judged]
+        for role, found in zip(judged, moved if self._team is None else self._team.sum(moved), strict=True):
+            if not found:
                 raise NumericalError(
                     f"The weights of '{role}' are trained but did not move.",
                     where=f"train.learning_rate.{role}",
@@ -72,5 +80,6 @@ def finest_roles(roles: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, list[
 
 
 def _sample(parameter: nn.Parameter) -> Tensor:
-    flat = parameter.detach().reshape(-1)
+    found = parameter.detach()
+    flat = (found.to_local() if isinstance(found, DTensor) else found).reshape(-1)  # this process's share
     return flat[:: max(1, flat.numel() // _SAMPLED)].clone()

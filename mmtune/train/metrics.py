@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import torch
 
+from mmtune.train.counts import Counts
 from mmtune.train.files import writing
 
 
@@ -28,6 +29,15 @@ class Totals:
     dropped_turns: int = 0
     seconds: float = 0.0
 
+    def add(self, counts: Counts, seconds: float) -> None:
+        """Take over what a step counted."""
+        self.samples += counts.samples
+        self.tokens += counts.tokens
+        self.targets += counts.targets
+        self.truncated += counts.truncated
+        self.dropped_turns += counts.dropped_turns
+        self.seconds += seconds
+
     def to_json(self) -> dict[str, Any]:
         """A JSON value for a checkpoint."""
         return asdict(self)
@@ -35,14 +45,19 @@ class Totals:
 
 @dataclass
 class MetricsFile:
-    """``metrics.jsonl``: rows are flushed as they come, so that a killed run loses none."""
+    """``metrics.jsonl``: rows are flushed as they come, so that a killed run loses none.
 
-    path: Path
+    Args:
+        path: None writes nothing, as processes but the first do.
+    """
+
+    path: Path | None
     _file: TextIO | None = field(default=None, repr=False)
 
     def __enter__(self) -> MetricsFile:
-        with writing(self.path):
-            self._file = self.path.open("a", encoding="utf-8")
+        if self.path is not None:
+            with writing(self.path):
+                self._file = self.path.open("a", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,6 +71,8 @@ class MetricsFile:
         Raises:
             ResourceError: The disk is full.
         """
+        if self.path is None:
+            return
         if self._file is None:
             raise RuntimeError("the metrics file is not open")
         with writing(self.path):

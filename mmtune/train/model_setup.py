@@ -21,15 +21,9 @@ def refuse_impossible(recipe: Recipe, device: torch.device) -> None:
     """Say no before anything is loaded.
 
     Raises:
-        NotPossibleError: Several processes, or quantisation where there is none.
+        NotPossibleError: Quantisation where there is none.
         MissingExtraError: qlora without its library.
     """
-    if recipe.run.num_processes != 1:
-        raise NotPossibleError(
-            f"run.num_processes is {recipe.run.num_processes}; this version trains in one process.",
-            where=recipe.where("run.num_processes"),
-            fix="--num-processes 1",
-        )
     if recipe.tune.kind == "qlora":
         if find_spec("bitsandbytes") is None:
             raise MissingExtraError("tune.kind: qlora", "quant")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -9,6 +11,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, set_seed
 
 from mmtune.core.errors import NotPossibleError, unknown_name
+from mmtune.train.layers import flat
 from mmtune.train.recipe import Recipe
 from mmtune.train.schema import TrainRecipe
 
@@ -42,7 +45,7 @@ def base_dtype(precision: str, roles: list[str]) -> str:
     return "bfloat16" if precision == "bf16" else "float16"
 
 
-def make_accelerator(recipe: Recipe, precision: str, device: torch.device, project: str | None) -> Accelerator:
+def make_accelerator(recipe: Recipe, precision: str, device: torch.device) -> Accelerator:
     """A fresh accelerator; an earlier one of this process with other settings is forgotten.
 
     Raises:
@@ -57,14 +60,24 @@ def make_accelerator(recipe: Recipe, precision: str, device: torch.device, proje
         cpu=device.type == "cpu",
         mixed_precision=_MIXED[precision],
         log_with=list(recipe.run.trackers) or None,
-        project_dir=project,
         device_placement=False,
     )
 
 
-def seed_everything(train: TrainRecipe) -> None:
-    """Seed Python, numpy and torch, and ask for deterministic kernels when the recipe does."""
-    set_seed(train.seed)
+def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path) -> None:
+    """Let trackers begin; those that write files do it inside the run's folder."""
+    accelerator.project_configuration.set_directories(str(folder))
+    accelerator.init_trackers("mmtune", config=flat(recipe.model_dump(mode="json")))
+
+
+def seed_everything(train: TrainRecipe, *, rank: int = 0, step: int = 0) -> None:
+    """Seed Python, numpy and torch, and ask for deterministic kernels when the recipe does.
+
+    Args:
+        rank: Processes draw different numbers, so that dropout is not the same for all of their rows.
+        step: Where a run goes on that could not take up its random states.
+    """
+    set_seed((train.seed + rank + step * 1_000_003) % 2**32)
     if train.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False

@@ -20,10 +20,14 @@ class Ledger:
         max_fraction: Share of the rows that may be unusable; overlong rows that the recipe drops do not count.
         drops_overlong: Whether the recipe says ``data.overlong: drop``.
         rows: Rows of the data.
+        writes: Whether this process writes the file; others only count.
     """
 
-    def __init__(self, path: Path, max_fraction: float, rows: int, *, drops_overlong: bool) -> None:
+    def __init__(
+        self, path: Path, max_fraction: float, rows: int, *, drops_overlong: bool, writes: bool = True
+    ) -> None:
         self._path = path
+        self._writes = writes
         self._budget = max_fraction * rows
         self._max_fraction = max_fraction
         self._drops_overlong = drops_overlong
@@ -59,9 +63,7 @@ class Ledger:
         """Write down rows that were refused when the data was opened; the budget was asked there."""
         new = [row for row in rows if row["id"] not in self._seen]
         self._seen.update(row["id"] for row in new)
-        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
-            for row in new:
-                file.write(json.dumps({**row, "dropped": True}, ensure_ascii=False) + "\n")
+        self._append([{**row, "dropped": True} for row in new])
 
     def _read(self) -> tuple[set[str], int]:
         """Rows that an earlier part of the run wrote down."""
@@ -73,5 +75,10 @@ class Ledger:
     def _write(self, row: Rejected, samples: int, *, dropped: bool) -> None:
         error = row.error
         line = {"id": row.id, "source": row.source, "code": error.code, "message": error.message, "where": error.where}
+        self._append([{**line, "dropped": dropped, "after_samples": samples}])
+
+    def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        if not self._writes:
+            return
         with writing(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, "dropped": dropped, "after_samples": samples}, ensure_ascii=False) + "\n")
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

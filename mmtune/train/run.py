@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from mmtune.core.errors import DataError, Interruption, MMTuneError, UsageError
+from mmtune.core.errors import DataError, Interruption, MMTuneError, NotPossibleError, UsageError
 from mmtune.model.build import resolve_device
 from mmtune.train.data_setup import make_data
-from mmtune.train.display import Display, LoggingDisplay, RecordedDisplay
+from mmtune.train.display import Display, LoggingDisplay, RecordedDisplay, SilentDisplay
+from mmtune.train.guards import Watchdog
 from mmtune.train.interrupt import StopRequest
-from mmtune.train.layers import flat
 from mmtune.train.lock import RunLock
-from mmtune.train.loop import Loop, total_steps
+from mmtune.train.loop import Crew, Loop, total_steps
 from mmtune.train.metrics import Clock, MetricsFile, Totals, first_and_last, peak_memory_bytes
 from mmtune.train.model_setup import make_model, refuse_impossible
 from mmtune.train.optim import Group, parameter_groups
-from mmtune.train.precision import choose_precision, make_accelerator, seed_everything
+from mmtune.train.precision import choose_precision, make_accelerator, seed_everything, start_trackers
 from mmtune.train.recipe import Recipe, check_consistency, check_method_settings
 from mmtune.train.rejects import Ledger
 from mmtune.train.run_directory import RunDirectory, choose_folder, clear, default_command, open_run
 from mmtune.train.saver import Saver
-from mmtune.train.state import newest_checkpoint, remove_partial
+from mmtune.train.state import Checkpoint, newest_checkpoint, remove_partial
+from mmtune.train.strategy import refuse_strategy, spread
+from mmtune.train.team import Team, has_voice
 
 
 def train(
@@ -62,22 +66,33 @@ def train(
     device = resolve_device(recipe.run.device)
     refuse_impossible(recipe, device)
     job = _Job(recipe, verb, device, display or LoggingDisplay())
+    team = job.team
+    folder = team.on_main(lambda: choose_folder(recipe, verb, output))
     if dry_run:
-        return job.rehearse(choose_folder(recipe, verb, output))
-    folder = choose_folder(recipe, verb, output)
-    run = open_run(folder, recipe, verb, overwrite=overwrite)
-    with StopRequest() as stop, RunLock(folder):
+        return job.rehearse(folder)
+    if recipe.run.num_processes > 1 and team.size == 1:
+        message = f"run.num_processes is {recipe.run.num_processes}, and this is a process alone."
+        fix = "call the command (mmtune finetune …), or start your program with accelerate launch"
+        raise NotPossibleError(message, where=recipe.where("run.num_processes"), fix=fix)
+    team.on_main(lambda: open_run(folder, recipe, verb, overwrite=overwrite) and None)
+    with StopRequest() as stop, ExitStack() as stack:
+        team.on_main(lambda: stack.enter_context(RunLock(folder)) and None)
         if overwrite:
-            clear(folder)
-        return job.perform(run, stop, list(command) if command is not None else default_command())
+            team.on_main(lambda: clear(folder))
+        return job.perform(RunDirectory(folder), stop, list(command) if command is not None else default_command())
 
 
 class _Job:
-    """One call of :func:`train`."""
+    """One call of :func:`train`, in one of the processes that share it."""
 
     def __init__(self, recipe: Recipe, verb: str, device: torch.device, display: Display) -> None:
-        self.recipe, self.verb, self.device, self.display = recipe, verb, device, display
+        self.recipe, self.verb = recipe, verb
         self.precision = choose_precision(recipe.train.precision, device)
+        refuse_strategy(recipe, self.precision)
+        self.accelerator = make_accelerator(recipe, self.precision, device)
+        self.team = Team(self.accelerator)
+        self.device = self.accelerator.device if self.team.size > 1 else device
+        self.display = display if self.team.is_main else SilentDisplay()
         self.clock = Clock()
 
     def rehearse(self, folder: Path) -> dict[str, Any]:
@@ -90,14 +105,16 @@ class _Job:
 
     def perform(self, run: RunDirectory, stop: StopRequest, command: Sequence[str]) -> dict[str, Any]:
         """Train, with the run directory telling at any moment how far it is."""
-        self.display = RecordedDisplay(self.display, run.log)
-        run.set_status("running", verb=self.verb, method=self.recipe.method, step=0)
+        if self.team.is_main:
+            self.display = RecordedDisplay(self.display, run.log)
         loop: Loop | None = None
         try:
-            run.write_start(self.recipe, command, {"device": str(self.device), "precision": self.precision})
-            self._build()
-            loop = self._make_loop(run, stop)
-            return self._train(run, loop, stop)
+            self.team.on_main(lambda: self._write_start(run, command))
+            self.team.together(self._build)
+            watchdog = Watchdog(run.folder / f"stacks-{self.team.rank}.txt", self.recipe.run.hang_minutes)
+            with watchdog.watching():
+                loop = self._make_loop(run, stop, watchdog)
+                return self._train(run, loop, stop)
         except Interruption as error:
             self._note_end(run, "interrupted", loop, error)
             raise
@@ -109,6 +126,11 @@ class _Job:
             self._note_end(run, status, loop, MMTuneError(f"{type(error).__name__}: {error}"))
             raise
 
+    def _write_start(self, run: RunDirectory, command: Sequence[str]) -> None:
+        run.set_status("running", verb=self.verb, method=self.recipe.method, step=0)
+        place = {"device": str(self.device), "precision": self.precision, "processes": self.team.size}
+        run.write_start(self.recipe, command, place)
+
     def _build(self) -> None:
         recipe = self.recipe
         seed_everything(recipe.train)
@@ -119,6 +141,7 @@ class _Job:
         self.groups = parameter_groups(self.model.roles(), recipe.train)
         self.display.phase("data")
         self.data = make_data(recipe, self.verb, self.model, self.processor, self.device, self.display)
+        self.data.share(self.team.rank, self.team.size)
         if recipe.save.best and self.data.validation is None:
             where = recipe.where("save.best")
             raise UsageError(
@@ -126,21 +149,22 @@ class _Job:
             )
         self.display.table("components", components(self.model, self.groups))
 
-    def _make_loop(self, run: RunDirectory, stop: StopRequest) -> Loop:
-        recipe, data = self.recipe, self.data
-        seed_everything(recipe.train)  # the first step must not depend on how the model was built
-        accelerator = make_accelerator(recipe, self.precision, self.device, str(run.folder))
+    def _make_loop(self, run: RunDirectory, stop: StopRequest, watchdog: Watchdog) -> Loop:
+        recipe, data, team = self.recipe, self.data, self.team
+        wrapped: nn.Module = spread(self.model, recipe, team, self.device)
+        self.groups = parameter_groups(self.model.roles(), recipe.train)  # sharing out replaces parameters
+        seed_everything(recipe.train, rank=team.rank)  # the first step must not depend on how the model was built
         if recipe.run.trackers:
-            accelerator.init_trackers("mmtune", config=flat(recipe.model_dump(mode="json")))
-        saver = Saver(recipe, run, self.model, self.processor)
-        drops = recipe.data.overlong == "drop"
-        ledger = Ledger(run.folder / "rejected.jsonl", recipe.data.max_bad_fraction, data.rows, drops_overlong=drops)
+            start_trackers(self.accelerator, recipe, run.folder)
+        saver = Saver(recipe, run, self.model, self.processor, team)
+        drops, path = recipe.data.overlong == "drop", run.folder / "rejected.jsonl"
+        ledger = Ledger(path, recipe.data.max_bad_fraction, data.rows, drops_overlong=drops, writes=team.is_main)
         if data.rejected:
+            team.wait()  # all have read the file
             ledger.note(data.rejected)
-            self.display.note(
-                f"{len(data.rejected)} rows of the data cannot be used, see {run.folder / 'rejected.jsonl'}"
-            )
-        return Loop(recipe, self.model, data, self.groups, accelerator, saver, ledger, self.display, stop)
+            self.display.note(f"{len(data.rejected)} rows of the data cannot be used, see {path}")
+        crew = Crew(self.accelerator, team, saver, ledger, self.display, stop, watchdog)
+        return Loop(recipe, self.model, wrapped, data, self.groups, crew)
 
     def _train(self, run: RunDirectory, loop: Loop, stop: StopRequest) -> dict[str, Any]:
         resumed_from = self._resume(run, loop)
@@ -149,31 +173,31 @@ class _Job:
         if self.recipe.train.compile:
             self.model.compile()
         stop.deferred = True
-        run.set_status(
-            "running", verb=self.verb, method=self.recipe.method, step=loop.step, total_steps=loop.total_steps
-        )
+        place = {"step": loop.step, "total_steps": loop.total_steps}
+        self.team.on_main(lambda: run.set_status("running", verb=self.verb, method=self.recipe.method, **place))
         try:
-            with MetricsFile(run.metrics) as metrics:
+            with MetricsFile(run.metrics if self.team.is_main else None) as metrics:
                 loop.run(metrics)
         finally:
             self.display.end()
         loop.end_tracking()
         self.display.phase("save")
         loop.saver.write_model(run.model)
+        return self.team.on_main(lambda: self._finish(run, loop, resumed_from))
+
+    def _finish(self, run: RunDirectory, loop: Loop, resumed_from: int | None) -> dict[str, Any]:
         result = self._result(run.folder, "completed", run, loop, resumed_from)
         run.set_status("completed", verb=self.verb, **{key: value for key, value in result.items() if key != "status"})
         self._report(run)
         return result
 
     def _resume(self, run: RunDirectory, loop: Loop) -> int | None:
-        remove_partial(run.checkpoints)
-        checkpoint, notes = newest_checkpoint(run.checkpoints)
+        checkpoint, notes = self.team.on_main(lambda: _newest(run))
         for note in notes:
             self.display.note(note)
         if checkpoint is None:
             if notes:
                 self.display.note("no checkpoint is whole: starting from the first step")
-            run.keep_metrics(0)
             return None
         if checkpoint.state["data"] != self.data.fingerprint:
             raise DataError(
@@ -181,9 +205,13 @@ class _Job:
                 where=str(run.folder),
                 fix="restore the data, give another --output, or --overwrite to start anew",
             )
-        loop.resume(checkpoint)
-        run.keep_metrics(loop.step)
+        exact = loop.resume(checkpoint)
+        self.team.on_main(lambda: run.keep_metrics(loop.step))
         self.display.note(f"going on after step {loop.step} of {loop.total_steps}")
+        if not exact:
+            seed_everything(self.recipe.train, rank=self.team.rank, step=loop.step)
+            before = len(checkpoint.state["random"])
+            self.display.note(f"{self.team.size} processes instead of {before}: not exact to the last bit from here on")
         return loop.step
 
     def _report(self, run: RunDirectory) -> None:
@@ -237,13 +265,24 @@ class _Job:
         }
 
     def _note_end(self, run: RunDirectory, status: str, loop: Loop | None, error: MMTuneError) -> None:
-        """Say how it ended, even where the disk is full."""
+        """Say how it ended, even where the disk is full; of several processes the first that ends says it."""
+        if not has_voice():
+            return
         steps = {"step": loop.step, "total_steps": loop.total_steps} if loop is not None else {"step": 0}
         try:
             run.log(f"{status}: {error.message}")
             run.set_status(status, verb=self.verb, method=self.recipe.method, **steps, error=error.to_json())
         except MMTuneError as second:
             self.display.note(f"status.json could not be written: {second.message}")
+
+
+def _newest(run: RunDirectory) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to go on from; what a killed process left behind is cleared away."""
+    remove_partial(run.checkpoints)
+    found = newest_checkpoint(run.checkpoints)
+    if found[0] is None:
+        run.keep_metrics(0)
+    return found
 
 
 def components(model: Any, groups: Sequence[Group]) -> list[dict[str, Any]]:

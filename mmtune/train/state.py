@@ -1,8 +1,9 @@
 """Checkpoints of a run: atomic, verified, and enough of them to go on bit by bit where a run stopped.
 
 A checkpoint is ``step-000500/`` with ``trained.safetensors`` (every trained parameter as it is in memory),
-``optimizer.safetensors``, ``state.json`` (step, totals, random states) and ``MANIFEST.json`` with the hash of each,
-written last. Weights that load as a model are in the run's ``model/``.
+``optimizer.safetensors``, ``state.json`` (step, totals, random states of every process) and ``MANIFEST.json`` with the
+hash of each, written last. Tensors are whole, however many processes shared them, so that any number of processes can
+go on. Weights that load as a model are in the run's ``model/``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ import numpy
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
+from mmtune.core.errors import ResourceError
+from mmtune.model.weights import whole
 from mmtune.train.files import need_space, replace_folder, sha256, sync, write_json, writing
 
 _FILES = ("trained.safetensors", "optimizer.safetensors", "state.json")
@@ -35,36 +39,60 @@ class Checkpoint:
     step: int
     state: dict[str, Any]
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put weights, optimizer and random states back as they were."""
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int = 0, size: int = 1) -> bool:
+        """Put weights, optimizer and random states back as they were.
+
+        Returns:
+            Whether the random states came back too: not for another number of processes.
+        """
         trained = load_file(self.folder / "trained.safetensors")
+        parameters = _trained(model)
         with torch.no_grad():
-            for name, parameter in _trained(model).items():
-                parameter.copy_(trained[name])
+            for name, parameter in parameters.items():
+                parameter.copy_(_like(parameter, trained[name]))
         _load_optimizer(optimizer, load_file(self.folder / "optimizer.safetensors"))
-        restore_random(self.state["random"])
+        states = self.state["random"]
+        if len(states) != size:
+            return False
+        restore_random(states[rank])
+        return True
 
 
-def save_checkpoint(
-    root: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], *, keep: int
-) -> Path:
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint is made of, whole and on the CPU."""
+
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+
+
+def collect(model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool = True) -> Contents:
+    """Gather what several processes may share; called by all of them, kept by the one that writes."""
+    weights = {name: _copied(parameter, keep) for name, parameter in _trained(model).items()}
+    state = optimizer.state_dict()["state"]
+    moments = {f"{i}.{key}": _copied(value, keep) for i, entry in state.items() for key, value in entry.items()}
+    return Contents(weights, moments)
+
+
+def save_checkpoint(root: Path, step: int, contents: Contents, state: Mapping[str, Any], *, keep: int) -> Path:
     """Write ``step-NNNNNN`` whole or not at all, then remove the oldest beyond ``keep``.
+
+    Args:
+        state: A JSON value, with the random state of every process under ``random``.
 
     Raises:
         ResourceError: The disk is full or cannot be written to.
     """
     final = root / f"step-{step:06d}"
     partial = root / f".step-{step:06d}.partial"
-    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in _trained(model).items()}
-    moments = _optimizer_tensors(optimizer)
     with writing(final):
         root.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
-        need_space(root, sum(tensor.nbytes for tensor in (*weights.values(), *moments.values())))
+        _make_space(root, sum(tensor.nbytes for tensor in (*contents.weights.values(), *contents.moments.values())))
         partial.mkdir()
-        save_file(weights, partial / _FILES[0])
-        save_file(moments, partial / _FILES[1])
-        write_json(partial / _FILES[2], {**state, "step": step, "random": random_state()})
+        save_file(contents.weights, partial / _FILES[0])
+        save_file(contents.moments, partial / _FILES[1])
+        write_json(partial / _FILES[2], {**state, "step": step})
         for name in _FILES:
             sync(partial / name)
         found = {name: {"sha256": sha256(partial / name), "bytes": (partial / name).stat().st_size} for name in _FILES}
@@ -73,6 +101,20 @@ def save_checkpoint(
     for old in list_checkpoints(root)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _make_space(root: Path, num_bytes: int) -> None:
+    """Ask the disk; where it is short, the oldest checkpoints go as long as one stays.
+
+    Raises:
+        ResourceError: Not enough even then.
+    """
+    for old in reversed(list_checkpoints(root)[1:]):
+        try:
+            return need_space(root, num_bytes)
+        except ResourceError:
+            shutil.rmtree(old, ignore_errors=True)
+    need_space(root, num_bytes)
 
 
 def newest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -141,21 +183,29 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{key}": value.detach().cpu() for index, entry in state.items() for key, value in entry.items()}
-
-
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
+        parameter = parameters[int(index)]
+        state.setdefault(int(index), {})[key] = _like(parameter, tensor) if tensor.shape == parameter.shape else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def _copied(tensor: Tensor, keep: bool) -> Tensor:
+    return whole(tensor, keep=keep).cpu().contiguous()
+
+
+def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A whole tensor, shared out as a parameter is."""
+    if not isinstance(parameter, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
 def _hex(state: Tensor) -> str:
-    return bytes(state.tolist()).hex()
+    return state.numpy().tobytes().hex()
 
 
 def _bytes(text: str) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from mmtune.core.errors import ResourceError
 from mmtune.train import files
 from mmtune.train.state import (
+    collect,
     list_checkpoints,
     newest_checkpoint,
     random_state,
@@ -32,19 +33,19 @@ def make() -> tuple[nn.Linear, torch.optim.AdamW]:
 
 
 def save(root: Path, step: int, keep: int = 2) -> Path:
-    return save_checkpoint(root, step, *make(), {"totals": {}}, keep=keep)
+    return save_checkpoint(root, step, collect(*make()), {"totals": {}, "random": [random_state()]}, keep=keep)
 
 
 def test_a_checkpoint_restores_weights_moments_and_random_states(tmp_path: Path) -> None:
     model, optimizer = make()
-    save_checkpoint(tmp_path, 7, model, optimizer, {"x": 1}, keep=1)
+    save_checkpoint(tmp_path, 7, collect(model, optimizer), {"x": 1, "random": [random_state()]}, keep=1)
     expected = torch.rand(3)
     other = nn.Linear(3, 2)
     fresh = torch.optim.AdamW(other.parameters(), lr=0.1)
     found, notes = newest_checkpoint(tmp_path)
     assert found is not None
     assert (found.step, found.state["x"], notes) == (7, 1, [])
-    found.restore(other, fresh)
+    assert found.restore(other, fresh)
     assert torch.equal(other.weight, model.weight)
     assert torch.equal(fresh.state[other.weight]["exp_avg_sq"], optimizer.state[model.weight]["exp_avg_sq"])
     assert float(fresh.state[other.weight]["step"]) == 1.0

@@ -1,0 +1,77 @@
+"""The weights that a save writes, whole, even where several processes share them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from mmtune.model.modeling import MMTuneModel
+
+LANGUAGE = "language_model."
+METHOD = "method."
+MAX_SHARD_SIZE = "5GB"
+
+
+def saves_language_model(model: MMTuneModel) -> bool:
+    """Whether a save writes the whole language model: when it was trained, or belongs to the folder."""
+    return model.owns_language_model or any(parameter.requires_grad for parameter in model.roles()["language"])
+
+
+def written_weights(model: MMTuneModel, *, keep: bool = True) -> dict[str, Tensor]:
+    """What a save writes of the method, LoRA and language model, by the names of the model's ``state_dict``.
+
+    Called by every process that has a share; tensors are empty where they are not kept. Encoders are never shared out.
+    """
+    everything = saves_language_model(model)
+    lora = {f"{LANGUAGE}{name}" for name in model.lora_names}
+    probed = {f"{LANGUAGE}{name}" for name in probed_names(model)}
+    return {
+        name: whole(tensor, keep=keep)
+        for name, tensor in model.state_dict().items()
+        if name.startswith(METHOD) or name in lora or name in probed or (everything and name.startswith(LANGUAGE))
+    }
+
+
+def whole(tensor: Tensor, *, keep: bool = True) -> Tensor:
+    """A tensor that processes may share out, put together on the CPU; an empty one unless it is kept."""
+    found = tensor.detach()
+    if isinstance(found, DTensor):
+        found = found.full_tensor().cpu()
+    return found if keep else torch.empty(0)
+
+
+def save_language_model(model: MMTuneModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write the language model in the layout of transformers, each tensor once, without LoRA."""
+    named = {name.removeprefix(LANGUAGE): tensor for name, tensor in weights.items() if name.startswith(LANGUAGE)}
+    tensors = {
+        name.replace(".base_layer.", "."): tensor for name, tensor in named.items() if name not in model.lora_names
+    }
+    with _as_if_without_lora(model.language_model):
+        model.language_model.save_pretrained(folder, state_dict=tensors, max_shard_size=MAX_SHARD_SIZE)
+
+
+def probed_names(model: MMTuneModel) -> list[str]:
+    """The input embeddings and one matrix of the last block, by which another base is recognised."""
+    blocks = model.host.blocks()
+    wanted = [model.host.input_embeddings.weight, next(p for p in blocks[-1].parameters() if p.dim() == 2)]
+    names = {id(parameter): name for name, parameter in model.language_model.named_parameters()}
+    return [names[id(parameter)] for parameter in wanted]
+
+
+@contextmanager
+def _as_if_without_lora(model: PreTrainedModel) -> Iterator[None]:
+    """Transformers saves nothing but the adapter of a model that has one."""
+    before = model.__dict__.get("_hf_peft_config_loaded", False)
+    model._hf_peft_config_loaded = False
+    try:
+        yield
+    finally:
+        model._hf_peft_config_loaded = before
