@@ -97,7 +97,7 @@ class Encoder:
         if dtype is not None:
             config = {**config, "dtype": dtype_name(dtype)}
         copies = {path.name: path for path in sorted(self.place.folder.iterdir()) if _is_companion(path)}
-        return Part(self.folder, "model", entries, {"config.json": config}, copies)
+        return Part(self.folder, "model", entries, {"config.json": config}, copies, origin=self.place.folder)
 
 
 def _is_companion(path: Path) -> bool:

@@ -17,6 +17,7 @@ READERS: Mapping[str, str] = {
     "lavin": "mmtune.convert.lavin",
     "meta-llama": "mmtune.convert.meta_llama",
     "openai-clip": "mmtune.convert.openai_clip",
+    MMTUNE: "mmtune.convert.own",
 }
 ONE_FORM = ("lavin",)  # what their checkpoints consist of is for their readers to find
 # Target -> module with ``arrange(plan, stage, request) -> Layout``.
@@ -24,7 +25,9 @@ WRITERS: Mapping[str, str] = {
     MMTUNE: "mmtune.convert.to_mmtune",
     MERGED: "mmtune.convert.to_mmtune",
     HF: "mmtune.convert.to_hf",
+    "adapter": "mmtune.convert.to_adapter",
     "llava": "mmtune.convert.to_llava",
+    "vlora": "mmtune.convert.to_vlora",
     "multi-token": "mmtune.convert.to_multi_token",
 }
 # Targets that need all weights in the written folder, even where a hub id would do.

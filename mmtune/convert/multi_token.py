@@ -18,7 +18,7 @@ from mmtune.convert.locate import Place
 from mmtune.convert.lora import Lora, merged_part, read_lora
 from mmtune.convert.original import check_base, find_base
 from mmtune.convert.plan import OriginalFiles, Part, Plan, Request
-from mmtune.convert.projectors import OriginalProjector, read_projector, split_projectors
+from mmtune.convert.projectors import LORA_PREFIX, OriginalProjector, read_projector, split_projectors
 from mmtune.convert.reference_multi_token import MultiTokenReference
 from mmtune.convert.tensors import Store, has_weights, not_understood, open_folder
 from mmtune.convert.tokenizer_files import find_tokenizer, stage_tokenizer
@@ -30,7 +30,7 @@ from mmtune.model.tokenization import load_tokenizer
 
 _TRAINED = "non_lora_trainables"
 _PAD = "vision_clip.pad_to_square"
-_SETTINGS = (_PAD,)
+_SETTINGS = (_PAD, "form")  # the last is for the writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Source:
     lora: Lora | None
     encoders: tuple[Encoder, ...]
     projectors: tuple[OriginalProjector, ...]
+    tokenizer: Path
     pads: bool
 
     def image_settings(self, projector: OriginalProjector) -> dict[str, Any]:
@@ -78,16 +79,9 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         raise NotPossibleError(
             "There is no LoRA to merge in this checkpoint.", where=str(folder), fix="use --to mmtune"
         )
-    tokenizer = find_tokenizer(source.language.tokenizer or source.language.folder) or find_tokenizer(folder)
-    if tokenizer is None:
-        raise CheckpointError(
-            "No tokenizer: neither the base nor the checkpoint has tokenizer.model or tokenizer.json.",
-            where=str(source.language.folder),
-            fix="copy the base's tokenizer files beside it",
-        )
     settings = {encoder.key: _modality_settings(source, at) for at, encoder in enumerate(source.encoders)}
     places = {encoder.key: encoder.place.folder for encoder in source.encoders if encoder.place is not None}
-    used = [folder, source.language.folder, *places.values(), tokenizer]
+    used = [folder, source.language.folder, *places.values(), source.tokenizer]
     return Plan(
         format="multi-token",
         form=source.form,
@@ -97,15 +91,15 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         encoders={encoder.key: {**encoder.source, "settings": settings[encoder.key]} for encoder in source.encoders},
         origins={encoder.key: places.get(encoder.key, folder) for encoder in source.encoders},
         settings={"projectors": {e.key: p.settings for e, p in zip(source.encoders, source.projectors, strict=True)}},
-        tokenizer=tokenizer,
+        tokenizer=source.tokenizer,
         legacy_tokenizer=False,
-        template=_template(tokenizer),
+        template=_template(source.tokenizer),
         dtype=dtype or source.language.dtype,
         max_length=None,
         notes=_notes(source),
         sources=tuple(dict.fromkeys(used)),
         reference=MultiTokenReference(source, settings, dtype, merge=merge),
-        original=OriginalFiles("multi-token", source.form, source.config),
+        original=_original_files(source),
     )
 
 
@@ -131,7 +125,8 @@ def _open(folder: Path, request: Request) -> Source:
         for e in encoders
     )
     form = "full" if others else "lora" if has_lora else "projector"
-    return Source(folder, form, config, language, base, lora, encoders, made, pads)
+    tokenizer = _tokenizer(folder, config, language, request)
+    return Source(folder, form, config, language, base, lora, encoders, made, tokenizer, pads)
 
 
 def _modalities(config: Mapping[str, Any], folder: Path) -> list[str]:
@@ -193,6 +188,20 @@ def _own_language(folder: Path, config: Mapping[str, Any], tensors: Store) -> La
     return Language(folder, plain, tensors, {})
 
 
+def _tokenizer(folder: Path, config: Mapping[str, Any], language: Language, request: Request) -> Path:
+    """The base's tokenizer: that of the training, though its final folder never holds it."""
+    found = find_tokenizer(language.tokenizer or language.folder)
+    if found is None:
+        found = find_tokenizer(find_base(folder, config, request).folder)
+    if found is None:
+        raise CheckpointError(
+            "No tokenizer: neither the base nor the checkpoint has tokenizer.model or tokenizer.json.",
+            where=str(language.folder),
+            fix="give the base with --llm, with its tokenizer files",
+        )
+    return found
+
+
 def _modality_settings(source: Source, index: int) -> dict[str, Any]:
     encoder = source.encoders[index]
     return source.image_settings(source.projectors[index]) if encoder.tower is not None else {}
@@ -211,7 +220,7 @@ def _parts(source: Source, merge: bool, dtype: torch.dtype | None) -> tuple[Part
         for entry in projector.entries(f"projector.{encoder.key}.", dtype)
     ]
     parts: list[Part | None] = [
-        Part("", "adapter", tuple(sorted(entries, key=lambda entry: entry.name)), sharded=False)
+        Part("", "adapter", tuple(sorted(entries, key=lambda entry: entry.name)), sharded=False, origin=source.folder)
     ]
     if source.lora is not None and merge:
         parts.append(merged_part(source.language, source.lora, dtype))
@@ -221,6 +230,16 @@ def _parts(source: Source, merge: bool, dtype: torch.dtype | None) -> tuple[Part
         parts.append(source.lora.part(dtype) if source.lora is not None else None)
     parts += [encoder.part(dtype) for encoder in source.encoders]
     return tuple(part for part in parts if part is not None)
+
+
+def _original_files(source: Source) -> OriginalFiles:
+    """What is kept, so that the same checkpoint can be written again."""
+    path = source.folder / "adapter_config.json"
+    files = {path.name: path} if path.is_file() and source.lora is not None else {}
+    pickled = source.lora is not None and next(iter(source.lora.tensors.values())).file.suffix == ".bin"
+    prefixes = {tensor.name.startswith(LORA_PREFIX) for each in source.projectors for tensor in each.tensors.values()}
+    facts = {"adapter_suffix": "bin" if pickled else "safetensors", "lora_prefix": prefixes == {True}}
+    return OriginalFiles("multi-token", source.form, source.config, files, facts)
 
 
 def _template(tokenizer: Path) -> str:

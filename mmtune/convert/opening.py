@@ -46,7 +46,12 @@ class OriginalCheckpoint:
     """A folder in another system's format, read as any other of its kind and evaluated from its tensors alone."""
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        request = Request(llm=options.get("llm"), vision=options.get("vision"), settings=options.get("settings", {}))
+        request = Request(
+            llm=options.get("llm"),
+            vision=options.get("vision"),
+            settings=options.get("settings", {}),
+            encoders=options.get("encoders", {}),
+        )
         reader = import_module(READERS[options["format"]])
         source = folder / options["file"] if options.get("file") else folder
         plan = reader.read(source, options["form"], request, merge=False, dtype=None)

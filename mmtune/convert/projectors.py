@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from mmtune.convert.writer import Entry
 from mmtune.core.errors import CheckpointError
 
 ENDING = "_lmm_projector."
-_PREFIXES = ("base_model.model.model.", "model.")  # with LoRA around the language model, and without
+LORA_PREFIX, PLAIN_PREFIX = "base_model.model.model.", "model."  # with LoRA around the language model, and without
 _LAYER = re.compile(r"^(?:mlps\.(\d+)\.)?(\d+)\.(weight|bias)$")
 
 
@@ -66,7 +66,7 @@ def split_projectors(store: Store) -> tuple[dict[str, dict[str, StoredTensor]], 
     projectors: dict[str, dict[str, StoredTensor]] = {}
     others = {}
     for name, tensor in store.items():
-        prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
+        prefix = next((prefix for prefix in (LORA_PREFIX, PLAIN_PREFIX) if name.startswith(prefix)), "")
         modality, found, key = name.removeprefix(prefix).partition(ENDING)
         if prefix and found:
             projectors.setdefault(modality, {})[key] = tensor
@@ -118,29 +118,29 @@ def _missing(name: str, key: str, where: Path) -> CheckpointError:
     )
 
 
-def original_entries(
-    modality: str, name: str, entries: Mapping[str, Entry], settings: Mapping[str, Any]
-) -> list[Entry]:
+def original_entries(modality: str, name: str, entries: Iterable[Entry], *, prefix: str) -> list[Entry]:
     """The tensors of a projector under the names of the published code, those of stacked MLPs taken apart.
 
     Args:
         modality: The modality's name here.
         name: Its name in the checkpoint.
-        entries: The method's tensors by name.
-        settings: What the model's settings say of this projector.
+        entries: The method's tensors.
+        prefix: What stands before the projector's name.
     """
     made = []
-    for number in range(0, 2 * int(settings["layers"]), 2):
-        for part in ("weight", "bias"):
-            entry = entries[f"projector.{modality}.layers.{number}.{part}"]
-            target = f"{_PREFIXES[0]}{name}{ENDING}"
-            if settings["kind"] == "patch":
-                made.append(change(f"{target}{number}.{part}", entry.shape, entry.dtype, entry.read))
-                continue
-            made += [
-                change(f"{target}mlps.{index}.{number}.{part}", entry.shape[1:], entry.dtype, _taken(entry, index))
-                for index in range(entry.shape[0])
-            ]
+    for entry in entries:
+        start = f"projector.{modality}.layers."
+        if not entry.name.startswith(start):
+            continue
+        key, target = entry.name.removeprefix(start), f"{prefix}{name}{ENDING}"
+        stacked = len(entry.shape) == (3 if key.endswith("weight") else 2)
+        if not stacked:
+            made.append(change(target + key, entry.shape, entry.dtype, entry.read))
+            continue
+        made += [
+            change(f"{target}mlps.{index}.{key}", entry.shape[1:], entry.dtype, _taken(entry, index))
+            for index in range(entry.shape[0])
+        ]
     return made
 
 

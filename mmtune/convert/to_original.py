@@ -193,11 +193,10 @@ def _tower_settings(tower: Part) -> dict[str, Any]:
 
 def _finisher(plan: Plan, stage: Stage, kept: OriginalFiles | None, form: str) -> Callable[[Path], None]:
     def finish(folder: Path) -> None:
-        if kept is not None:
-            for name, path in kept.files.items():
-                if name in TOKENIZER_FILES or (name == "generation_config.json" and form == "full"):
-                    shutil.copyfile(path, folder / name)
-        elif form == "full":
+        for name, path in (kept.files if kept is not None else {}).items():
+            if name in TOKENIZER_FILES or (name == "generation_config.json" and form == "full"):
+                shutil.copyfile(path, folder / name)
+        if form == "full" and not any((folder / name).is_file() for name in TOKENIZER_FILES[:2]):
             stage.processor.tokenizer.save_pretrained(str(folder))
 
     return finish
