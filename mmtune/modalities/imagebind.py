@@ -132,6 +132,7 @@ class ImageBindModality(Modality):
         """Write the weights in the form in which they are published."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         torch.save(encoder.state_dict(), Path(folder) / _WEIGHTS)
+        (Path(folder) / "config.json").write_text(f'{{"model_type": "{self.name}"}}\n', encoding="utf-8")
 
 
 def _package(module: str) -> Any:

@@ -28,8 +28,10 @@ def resolve_source(source: str, part: str, folder: str | Path | None = None) -> 
     """
     if source == NANO:
         return str(_ASSETS / part)
-    if folder is not None and (Path(folder) / source / "config.json").is_file():
-        return os.path.normpath(Path(folder) / source)
+    if folder is not None:
+        inside = Path(folder) / source
+        if (inside / "config.json").is_file() or (source.startswith(".") and inside.is_dir()):
+            return os.path.normpath(inside)
     expanded = os.path.expanduser(source)
     looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1
     if looks_like_path and not Path(expanded).is_dir():
