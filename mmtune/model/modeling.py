@@ -68,7 +68,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             torch.manual_seed(seed)
             self.method: Method = method_class(self.method_settings(config), self.host, self.modalities)
             self.method.attach(self.host, dict(encoders), self.slot)
-        self.placeholder_ids = {name: self.host.vocab_size + index for index, name in enumerate(self.modalities)}
+        self.placeholder_ids = {name: self.host.vocab_size + index for index, name in enumerate(sorted(self.modalities))}
         accepted = inspect.signature(language_model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._slices_logits = "logits_to_keep" in accepted
@@ -103,6 +103,8 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         """
         perception = self.perceive(media, input_ids.shape[0])
         inputs = self._embed(input_ids, attention_mask, position_ids, perception)
+        if self.training and self.trains_in_team:  # also makes gradients reach the first block in every process
+            inputs["inputs_embeds"] = inputs["inputs_embeds"] + self.anchor().to(inputs["inputs_embeds"])
         if labels is not None:
             kwargs.setdefault("use_cache", False)
             if target_logits_only and self._slices_logits:
@@ -113,7 +115,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             scores = output.logits if output.logits.ndim == 2 else output.logits[_predicts_target(labels)]  # [K, V]
             output.loss = self._loss(scores, labels, num_items_in_batch)
             output.logits = scores if target_logits_only else output.logits
-            if self.training and (self.trains_in_team or not self.modalities.keys() <= (media or {}).keys()):
+            if self.training and not (self.trains_in_team or self.modalities.keys() <= (media or {}).keys()):
                 output.loss = output.loss + self.anchor().to(output.loss)
         return output
 

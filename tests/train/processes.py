@@ -1,0 +1,53 @@
+"""Several runs, one after the other, in processes that share each of them; started by torchrun's module."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmtune.train.recipe import Recipe, dump
+
+ROOT = Path(__file__).parents[2]
+
+
+def train_together(recipes: Mapping[Path, Recipe], size: int = 2, timeout_s: float = 300) -> dict[Path, dict]:
+    """Train each recipe in its folder in ``size`` processes; what the first process got, or the error's JSON."""
+    folder = next(iter(recipes)).parent
+    jobs = []
+    for index, (output, recipe) in enumerate(recipes.items()):
+        (folder / f"job-{index}.yaml").write_text(dump(recipe))
+        jobs.append([str(folder / f"job-{index}.yaml"), str(output), str(folder / f"result-{index}.json")])
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "-m", "tests.train.processes", str(folder / "jobs.json")],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {Path(output): json.loads(Path(result).read_text()) for _, output, result in jobs}
+
+
+def main(path: str) -> None:
+    import torch
+
+    from mmtune.core.errors import MMTuneError
+    from mmtune.train.recipe import resolve
+    from mmtune.train.run import train
+
+    torch.set_num_threads(1)
+    for recipe, output, result in json.loads(Path(path).read_text()):
+        try:
+            found = train(resolve("finetune", file=recipe), output=Path(output))
+        except MMTuneError as error:
+            found = {"error": error.to_json()}
+        if os.environ["RANK"] == "0":
+            Path(result).write_text(json.dumps(found, default=str))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
