@@ -35,7 +35,7 @@ PLANNED = {
 }
 # Verbs whose second call goes on where the first was stopped, and the option without which nothing is kept.
 RESUMABLE: dict[str, str | None] = {
-    "pretrain": None, "finetune": None, "quickstart": None, "eval": "output", "generate": "batch",
+    "pretrain": None, "finetune": None, "quickstart": None, "eval": None, "generate": "batch",
 }  # fmt: skip
 _COMMON = ("--json", "-q", "--quiet", "-v", "--verbose")
 _HELP = """Usage: mmtune VERB [OPTIONS]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import DataError
-from mmtune.data.intake import Ledger, Rejected, Source, take_in
-from mmtune.data.locate import split_files
+from mmtune.data.cache import prepared
+from mmtune.data.locate import data_names, split_files
 from mmtune.data.media import CheckMedia, MediaLookup
-from mmtune.data.packing import MANIFEST, SCHEMA_NAME
-from mmtune.data.sample import Media, Sample, Turn
+from mmtune.data.packing import MANIFEST, SCHEMA_NAME, read_rejected
 from mmtune.data.shards import ShardReader
+from mmtune.data.slices import SLICE
+from mmtune.data.sources import claiming
 from mmtune.data.tables import FirstRows, JoinedRows, PackedRows, Places, Rows, SampleTable
 
 __all__ = ["SampleTable", "load_samples"]
+_JSON = (".json", ".jsonl")
+_IN_MEMORY_BYTES = 64 << 20  # compressed; smaller raw data is read once instead of group by group
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,11 @@ def load_samples(
     """Open data for training or evaluation.
 
     Args:
-        paths: A folder that ``prepare-data`` wrote; a JSON or JSON Lines file in any known format; or a folder with
-            ``train.json`` (and ``val.json``), or with a single data file. Several are joined.
+        paths: A folder that ``prepare-data`` wrote, or any source that it reads, which is then prepared into the
+            cache; in a folder, ``train`` and ``val`` are splits. Several are joined.
         media_root: Folders that media are looked up in besides the data file's own and the working directory.
-        cache: Folder for media that are fetched from URLs.
+        cache: Folder for raw data that is prepared on the fly and for media that are fetched from URLs; the
+            user's own cache by default.
         split: ``train``, ``validation`` or None for all rows. A raw file is all ``train``.
         limit: Take only the first rows.
         check_media: How the media of raw files are checked before the first row is used.
@@ -69,7 +73,7 @@ def load_samples(
         tuple(media_root), str(cache) if cache else None, _split_name(split), limit, format, check_media,
         max_bad_fraction, allow_urls, allow_outside, workers,
     )  # fmt: skip
-    tables = [_open(Path(path), options) for path in chosen]
+    tables = [_open(path, options) for path in chosen]
     return tables[0] if len(tables) == 1 else _joined(tables)
 
 
@@ -77,24 +81,34 @@ def _split_name(split: str | None) -> str | None:
     return {"validation": "val", "valid": "val", "dev": "val"}.get(split or "", split)
 
 
-def _open(path: Path, options: _Options) -> SampleTable:
-    if (path / MANIFEST).is_file():
-        return _open_prepared(path, options)
-    if path.is_dir():
-        train, validation = split_files(path)
-        if options.split == "val":
-            if validation is None:
-                raise DataError("The folder has no val.json.", where=str(path), fix="name the validation file itself")
-            return _open_raw(validation, options)
-        table = _open_raw(train, options)
-        return replace(table, validation=_open_raw(validation, replace(options, limit=None)) if validation else None)
-    if options.split == "val":
+def _open(path: str | Path, options: _Options) -> SampleTable:
+    folder = Path(path)
+    if (folder / MANIFEST).is_file():
+        return _open_prepared(folder, options)
+    if folder.is_dir() and claiming(folder) is None and all(file.suffix in _JSON for file in data_names(folder)):
+        return _open_json_folder(folder, options)
+    if options.split == "val" and folder.is_file():
         raise DataError("A data file has no validation split.", where=str(path), fix="name a file for validation")
     return _open_raw(path, options)
 
 
-def _open_prepared(folder: Path, options: _Options) -> SampleTable:
+def _open_json_folder(folder: Path, options: _Options) -> SampleTable:
+    """One file, or ``train`` with ``val`` beside it; several others are not taken together unasked."""
+    _, validation = split_files(folder)
+    if options.split == "val" and validation is None:
+        raise DataError("The folder has no val.json.", where=str(folder), fix="name the validation file itself")
+    return _open_raw(folder, options if options.split is not None else replace(options, split="train"))
+
+
+def _open_prepared(folder: Path, options: _Options, *, small: bool = False) -> SampleTable:
     manifest = _manifest(folder)
+    if manifest.get("slice"):
+        index, count = manifest["slice"]
+        raise DataError(
+            f"The folder is slice {index} of {count}; only all of them together can be used.",
+            where=str(folder),
+            fix="join them: mmtune prepare-data SLICE... --output DIR",
+        )
     splits = manifest["splits"]
     names = [options.split] if options.split else list(splits)
     unknown = [name for name in names if name not in splits]
@@ -102,15 +116,19 @@ def _open_prepared(folder: Path, options: _Options) -> SampleTable:
         raise DataError(
             f"The data has no split '{unknown[0]}'.", where=str(folder), allowed=splits, fix="prepare it with --split"
         )
-    table = _read_split(folder, manifest, names, options)
+    table = _read_split(folder, manifest, names, options, small)
     if options.split == "val" or "val" not in splits or not splits["val"]["rows"] or options.split is None:
         return table
-    return replace(table, validation=_read_split(folder, manifest, ["val"], replace(options, limit=None)))
+    return replace(table, validation=_read_split(folder, manifest, ["val"], replace(options, limit=None), small))
 
 
-def _read_split(folder: Path, manifest: dict[str, Any], names: Sequence[str], options: _Options) -> SampleTable:
+def _read_split(
+    folder: Path, manifest: dict[str, Any], names: Sequence[str], options: _Options, small: bool
+) -> SampleTable:
     files = [folder / name for split in names for name in manifest["splits"][split]["files"]]
     rows: Rows = ShardReader(files, manifest["media_roots"])
+    if small and sum(file.stat().st_size for file in files) <= _IN_MEMORY_BYTES:
+        rows = PackedRows(rows[index] for index in range(len(rows)))
     expected = sum(manifest["splits"][split]["rows"] for split in names)
     if len(rows) != expected:
         raise DataError(
@@ -129,7 +147,7 @@ def _read_split(folder: Path, manifest: dict[str, Any], names: Sequence[str], op
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        known = manifest["schema"] == SCHEMA_NAME
+        known = manifest["schema"] in (SCHEMA_NAME, SLICE)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"The manifest cannot be read: {error}", where=str(folder / MANIFEST), fix="prepare the data again"
@@ -143,47 +161,22 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _open_raw(path: Path, options: _Options) -> SampleTable:
-    if not path.is_file():
-        raise DataError(f"No such file or folder: {path}", where=str(path), fix="check the path")
-    lookup = MediaLookup(
-        path.parent,
-        options.media_root,
-        allow_outside=options.allow_outside,
-        allow_urls=options.allow_urls,
-        look=options.check_media != "none",
-    )
-    source = Source.open(path, options.format, lookup)
-    ledger, rejected = Ledger(), []
-
-    def samples() -> Iterator[Sample]:
-        for row in take_in([source], options.check_media, workers=options.workers):
-            ledger.add(row)
-            if isinstance(row, Rejected):
-                rejected.append(row)
-            else:
-                yield _with_paths(row.sample, [found.path for found in row.found])
-
-    rows = PackedRows(samples(), options.limit)
-    ledger.check_budget(options.max_bad_fraction)
-    print_of = source.sha256() + (f":{options.limit}" if options.limit is not None else "")
-    places = Places(None, options.cache, options.allow_urls)
-    return SampleTable(rows, print_of, (str(path),), rejected=tuple(rejected), places=places)
-
-
-def _with_paths(sample: Sample, paths: Sequence[str]) -> Sample:
-    """The sample with each medium's path as it was found."""
-    if not paths:
-        return sample
-    left = iter(paths)
-    turns = tuple(
-        Turn(
-            turn.role,
-            tuple(Media(part.modality, next(left)) if isinstance(part, Media) else part for part in turn.parts),
-        )
-        for turn in sample.turns
-    )
-    return replace(sample, turns=turns)
+def _open_raw(path: str | Path, options: _Options) -> SampleTable:
+    """Prepare a raw source into the cache, or find it there."""
+    wishes = {
+        "format": options.format,
+        "media_root": options.media_root,
+        "check_media": options.check_media,
+        "max_bad_fraction": options.max_bad_fraction,
+        "allow_urls": options.allow_urls,
+        "allow_outside": options.allow_outside,
+        "workers": options.workers,
+    }
+    folder = prepared(path, options.cache, wishes)
+    split = options.split or ("train" if Path(path).is_file() else None)
+    found = _open_prepared(folder, replace(options, split=split), small=True)
+    validation = found.validation and replace(found.validation, sources=(str(path),))
+    return replace(found, sources=(str(path),), validation=validation, rejected=tuple(read_rejected(folder)))
 
 
 def _joined(tables: Sequence[SampleTable]) -> SampleTable:

@@ -1,184 +1,201 @@
-"""From data files to checked samples: what ``prepare-data`` and training on raw files have in common."""
+"""From sources to checked samples: what ``prepare-data`` and training on raw files have in common."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmtune.core.errors import DataError
 from mmtune.data.checks import check_sample
-from mmtune.data.media import CheckMedia, Found, MediaLookup, check_media
+from mmtune.data.examination import Facts, examine
+from mmtune.data.ledger import Rejected
+from mmtune.data.lengths import Lengths
+from mmtune.data.media import CheckMedia, Found, MediaLookup
 from mmtune.data.messages import RowError
-from mmtune.data.reading import RawRow, read_rows
+from mmtune.data.oddities import warnings_of
+from mmtune.data.readers import find_reader
+from mmtune.data.readers.arrow import hub_rows
+from mmtune.data.reading import RawRow
 from mmtune.data.sample import Sample
-from mmtune.data.sources import ParseRow, detect, load_format
-
-_CHUNK = 1024  # rows that are checked at once
+from mmtune.data.sources import claiming, detect, load_format
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A row that can be used, with what was found for each of its media."""
+    """A row that can be used, with what was found for each of its media.
+
+    Attributes:
+        number: Of the row over all sources, from 0.
+        origin: Index of its source.
+        split: The split that the source puts it in, if any.
+        positions: Of the row in the model, and how many are trained; None without a model.
+        warnings: (code, text) of what is odd.
+    """
 
     sample: Sample
     found: tuple[Found, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A row that cannot be used."""
-
-    source: str
-    line: int
-    id: str
-    reason: str
-    text: str
-    fix: str | None = None
-
-    def to_json(self) -> dict[str, object]:
-        """A line of ``rejected.jsonl``."""
-        return {"source": self.source, "line": self.line, "id": self.id, "reason": self.reason, "text": self.text}
+    facts: tuple[Facts, ...] = ()
+    number: int = 0
+    origin: int = 0
+    split: str | None = None
+    positions: int | None = None
+    targets: int | None = None
+    warnings: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Source:
-    """One data file, its format and where its media are looked up."""
+    """One data file, folder or data set of the hub, its format and where its media are looked up.
+
+    Attributes:
+        split: The split that all its rows belong to, where its name says so.
+        weight: How often its rows are used.
+        hub: Whether ``path`` names a data set on the hub.
+    """
 
     path: Path
     format: str
-    parse: ParseRow
     lookup: MediaLookup
+    split: str | None = None
+    weight: float = 1.0
+    hub: bool = False
 
     @classmethod
-    def open(cls, path: Path, format: str, lookup: MediaLookup) -> Source:
-        """Find out the format of a file; ``auto`` looks at its first row.
+    def open(cls, path: Path, format: str, lookup: MediaLookup, *, hub: bool = False, **options: Any) -> Source:
+        """Find out the format of a source; ``auto`` looks at its first row.
 
         Raises:
-            DataError: A file without rows, or of no known format.
+            DataError: A source without rows, or of no known format.
             UsageError: No such format.
         """
         if format == "auto":
-            first = next((row for row in read_rows(path) if not isinstance(row.value, RowError)), None)
-            if first is None:
-                raise DataError("The file has no rows.", where=str(path), fix="give a file with rows")
-            format = detect(first.value, f"{path}:{first.line}")
-        return cls(path, format, load_format(format).parse, lookup)
+            format = (None if hub else claiming(path)) or cls._detect(path, hub)
+        load_format(format)
+        return cls(path, format, lookup, hub=hub, **options)
+
+    @classmethod
+    def _detect(cls, path: Path, hub: bool) -> str:
+        for row in _raw_rows(path, None, hub):
+            try:
+                return detect(row.parsed(), f"{path}:{row.line}")
+            except RowError:
+                continue
+        raise DataError("The file has no rows.", where=str(path), fix="give a file with rows")
 
     def rows(self) -> Iterator[RawRow]:
-        """The rows as the file holds them."""
-        return read_rows(self.path)
+        """The rows as the source holds them."""
+        return _raw_rows(self.path, self.format, self.hub)
 
-    def sha256(self) -> str:
-        """Hash of the file."""
+    def count(self) -> int | None:
+        """How many rows there are; None for a stream, whose end nobody knows."""
+        if self.hub:
+            return None
+        reader = find_reader(self.path)
+        if load_format(self.format).read is None and reader.count is not None:
+            return reader.count(self.path)
+        return sum(1 for _ in self.rows())
+
+    def sha256(self) -> str | None:
+        """Hash of the file, or of the names, sizes and times of a folder's files; None for the hub."""
+        if self.hub:
+            return None
         digest = hashlib.sha256()
+        if self.path.is_dir():
+            for folder, below, names in os.walk(self.path):
+                below.sort()
+                for name in sorted(names):
+                    found = os.stat(os.path.join(folder, name))
+                    shown = os.path.relpath(os.path.join(folder, name), self.path)
+                    digest.update(f"{shown}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+            return digest.hexdigest()
         with self.path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()
 
 
-@dataclass
-class Ledger:
-    """What happened to the rows; nothing is left out without an entry."""
-
-    accepted: int = 0
-    media: int = 0
-    leading_answers: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    rules: Counter[str] = field(default_factory=Counter)
-    first: list[Rejected] = field(default_factory=list)
-
-    @property
-    def rejected(self) -> int:
-        """Rows that cannot be used."""
-        return sum(self.reasons.values())
-
-    def add(self, row: Accepted | Rejected) -> None:
-        """Count a row."""
-        if isinstance(row, Rejected):
-            self.reasons[row.reason] += 1
-            if len(self.first) < 5:
-                self.first.append(row)
-            return
-        self.accepted += 1
-        self.media += len(row.found)
-        self.rules.update(found.rule for found in row.found)
-        roles = [turn.role for turn in row.sample.turns if turn.role != "system"]
-        self.leading_answers += next((at for at, role in enumerate(roles) if role != "assistant"), len(roles))
-
-    def check_budget(self, max_bad_fraction: float, *, listed: str | None = None) -> None:
-        """Raise when too many rows were rejected.
-
-        Args:
-            listed: Where all of them are listed.
-
-        Raises:
-            DataError: With the first reasons and their places; also when no row is left.
-        """
-        total = self.accepted + self.rejected
-        if total and self.accepted and self.rejected <= max_bad_fraction * total:
-            return
-        if not total:
-            raise DataError("The data has no rows.", fix="give files with rows")
-        shown = "\n".join(f"  {row.source}:{row.line}: {row.reason}: {row.text}" for row in self.first)
-        counts = ", ".join(f"{reason} {number}" for reason, number in sorted(self.reasons.items()))
-        more = f"\nAll are listed in {listed}." if listed else ""
-        first = self.first[0]
-        raise DataError(
-            f"{self.rejected} of {total} rows cannot be used ({counts}), "
-            f"at most a fraction of {max_bad_fraction:g} may be.\n{shown}{more}",
-            where=f"{first.source}:{first.line}",
-            fix=f"{first.fix or 'repair the rows'}; or accept some loss with --max-bad-fraction",
-        )
+def _raw_rows(path: Path, format: str | None, hub: bool) -> Iterator[RawRow]:
+    if hub:
+        return hub_rows(str(path).removeprefix("hub:"))
+    read = load_format(format).read if format is not None else None
+    claims = load_format(format).claims if format is not None else None
+    if read is not None and claims is not None and claims(path):
+        return read(path)
+    return find_reader(path).rows(path)
 
 
-def take_in(
-    sources: Sequence[Source],
-    check: CheckMedia,
-    *,
-    workers: int = 0,
-    keep: Callable[[int], bool] | None = None,
-) -> Iterator[Accepted | Rejected]:
-    """All rows of the sources in order, checked.
+@dataclass(frozen=True)
+class Judge:
+    """Decides about rows one by one; picklable, so that several processes can do it.
 
-    Args:
-        workers: Threads that look at media; the result does not depend on it.
-        keep: Whether to take the row of a number, counted over all sources; the others are passed over.
+    Attributes:
+        reject: Codes of warnings that rows are rejected for.
     """
-    numbered = enumerate((source, row) for source in sources for row in source.rows())
-    wanted = (pair for number, pair in numbered if keep is None or keep(number))
 
-    def judge(pair: tuple[Source, RawRow]) -> Accepted | Rejected:
-        return _judge(*pair, check)
+    sources: tuple[Source, ...]
+    check: CheckMedia
+    embed: bool = False
+    reject: frozenset[str] = frozenset()
 
-    if workers < 2:
-        yield from map(judge, wanted)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        while chunk := list(islice(wanted, _CHUNK)):
-            yield from pool.map(judge, chunk)
+    def judge(self, origin: int, number: int, row: RawRow, lengths: Lengths | None = None) -> Accepted | Rejected:
+        """Parse and check a row."""
+        source = self.sources[origin]
+        name = f"{source.path.stem}-{row.index}"
+        try:
+            value = row.parsed()
+            if not isinstance(value, dict):
+                raise RowError(
+                    "not_an_object", f"The row is {str(value)[:80]!r}, not an object.", fix=_object_fix(value)
+                )
+            parsed = load_format(source.format).parse(value, name)
+            name = parsed.id
+            sample = Sample(parsed.id, parsed.turns, f"{source.path}:{row.line}", parsed.extra)
+            check_sample(sample)
+            return self._accept(source, sample, origin, number, row.split or source.split, lengths)
+        except RowError as error:
+            wished = error.reason in self.reject
+            shown = str(value.get("id", name)) if isinstance(value := _value(row), dict) else name
+            return Rejected(str(source.path), row.line, shown, error.reason, error.message, error.fix, number, wished)
 
-
-def _judge(source: Source, row: RawRow, check: CheckMedia) -> Accepted | Rejected:
-    default_id = f"{source.path.stem}-{row.index}"
-    name = default_id
-    try:
-        if isinstance(row.value, RowError):
-            raise row.value
-        if not isinstance(row.value, dict):
-            raise RowError("not_an_object", f"The row is {str(row.value)[:80]!r}, not an object.", fix="give an object")
-        name = str(row.value.get("id", default_id))
-        parsed = source.parse(row.value, default_id)
-        sample = Sample(parsed.id, parsed.turns, f"{source.path}:{row.line}", parsed.extra)
-        check_sample(sample)
+    def _accept(
+        self, source: Source, sample: Sample, origin: int, number: int, split: str | None, lengths: Lengths | None
+    ) -> Accepted:
         found = tuple(source.lookup.find(item.uri) for item in sample.media)
-        for item, place in zip(sample.media, found, strict=True):
-            check_media(item, place, check)
-    except RowError as error:
-        return Rejected(str(source.path), row.line, name, error.reason, error.message, error.fix)
-    return Accepted(sample, found)
+        facts = tuple(
+            Facts() if place.rule == "inline" else examine(item, place, self.check, embed=self.embed)
+            for item, place in zip(sample.media, found, strict=True)
+        )
+        warnings = [*warnings_of(sample), *(warning for known in facts for warning in known.warnings)]
+        warnings += [("other_ending", place.path) for place in found if place.rule.endswith("other ending")]
+        positions = targets = None
+        if lengths is not None:
+            positions, targets, more = lengths.measure(sample)
+            warnings += more
+        for code, text in warnings:
+            if code in self.reject:
+                raise RowError(code, text, fix="use the row: leave out --reject")
+        unique = tuple({code: (code, text) for code, text in warnings}.values())
+        return Accepted(sample, found, facts, number, origin, split, positions, targets, unique)
+
+
+def _value(row: RawRow) -> Any:
+    try:
+        return row.parsed()
+    except RowError:
+        return None
+
+
+def _object_fix(value: Any) -> str:
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return "the row is JSON inside a text: write the object itself, not json.dumps of it"
+    return "give an object"
+
+
+def text_of(value: Any) -> str:
+    """JSON in its one canonical spelling."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from mmtune.core.errors import DataError
+from mmtune.data.messages import RowError
 from mmtune.data.sample import Sample
+
+_SHARES = (5, 50, 95, 99)
 
 
 class Lengths:
@@ -19,8 +24,6 @@ class Lengths:
 
     def __init__(self, processor: Any, limit: int | None) -> None:
         self.processor, self.limit = processor, limit
-        self._positions, self._targets = array("l"), array("l")
-        self._unusable: dict[str, int] = {}
 
     @classmethod
     def of(cls, model: str | None) -> Lengths | None:
@@ -43,34 +46,65 @@ class Lengths:
         config = AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config()
         return cls(processor, getattr(config, "max_position_embeddings", None))
 
-    def add(self, sample: Sample) -> None:
-        """Count a row; one that the processor refuses is counted apart."""
+    def measure(self, sample: Sample) -> tuple[int, int, list[tuple[str, str]]]:
+        """Positions of a row, how many of them are trained, and a warning when they are too many.
+
+        Raises:
+            RowError: ``nothing_to_train``, ``media_not_taken`` or ``not_encodable``.
+        """
+        taken = set(self.processor.modalities)
+        others = sorted({item.modality for item in sample.media} - taken - _general(self.processor))
+        if others:
+            raise RowError(
+                "media_not_taken",
+                f"The model does not take {', '.join(others)}; it takes {', '.join(sorted(taken)) or 'text only'}.",
+                fix="leave the row out, or prepare for another model",
+            )
         try:
             measured = self.processor.measure(sample)
         except DataError as error:
-            self._unusable[error.message] = self._unusable.get(error.message, 0) + 1
-            return
-        self._positions.append(len(measured.input_ids))
-        self._targets.append(measured.num_targets)
+            raise RowError("not_encodable", error.message, fix=error.fix) from error
+        if not measured.num_targets:
+            raise RowError("nothing_to_train", "No token of the row is trained.", fix="give it an answer")
+        length = len(measured.input_ids)
+        if self.limit is not None and length > self.limit:
+            text = f"The row has {length} positions, the model takes {self.limit}."
+            return length, measured.num_targets, [("too_long", text)]
+        return length, measured.num_targets, []
 
-    def summary(self) -> dict[str, Any]:
-        """``limit``, ``over_limit``, quantiles of ``positions``, ``trained_fraction`` and what is ``unusable``."""
-        ordered = sorted(self._positions)
-        total = sum(ordered)
-        found: dict[str, Any] = {
-            "rows": len(ordered),
-            "limit": self.limit,
-            "over_limit": sum(length > self.limit for length in ordered) if self.limit else 0,
-            "trained_fraction": round(sum(self._targets) / total, 6) if total else 0.0,
-            "unusable": dict(sorted(self._unusable.items())[:20]),
-        }
-        if ordered:
-            found["positions"] = {
-                "mean": round(total / len(ordered), 2),
-                **{
-                    f"p{share}": ordered[min(len(ordered) - 1, share * len(ordered) // 100)]
-                    for share in (5, 50, 95, 99)
-                },
-                "max": ordered[-1],
+
+def _general(processor: Any) -> set[str]:
+    return {kind for modality in processor.modalities.values() for kind in modality.takes}
+
+
+def summarise(
+    positions: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], origins: np.ndarray[Any, Any],
+    names: Mapping[int, str], limit: int | None,
+) -> dict[str, Any]:  # fmt: skip
+    """``limit``, ``over_limit``, quantiles of ``positions``, ``trained_fraction``, and the latter by source."""
+    total = int(positions.sum())
+    found: dict[str, Any] = {
+        "rows": len(positions),
+        "limit": limit,
+        "over_limit": int((positions > limit).sum()) if limit else 0,
+        "trained_fraction": round(int(targets.sum()) / total, 6) if total else 0.0,
+        "sources": {},
+    }
+    for origin, name in names.items():
+        chosen = origins == origin
+        all_of_it = int(positions[chosen].sum())
+        if all_of_it:
+            found["sources"][name] = {
+                "rows": int(chosen.sum()),
+                "mean_positions": round(all_of_it / int(chosen.sum()), 2),
+                "trained_fraction": round(int(targets[chosen].sum()) / all_of_it, 6),
             }
-        return found
+    if len(positions):
+        ordered = np.sort(positions)
+        places = {f"p{share}": min(len(ordered) - 1, share * len(ordered) // 100) for share in _SHARES}
+        found["positions"] = {
+            "mean": round(total / len(ordered), 2),
+            **{name: int(ordered[place]) for name, place in places.items()},
+            "max": int(ordered[-1]),
+        }
+    return found

@@ -2,16 +2,62 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
-from mmtune.core.errors import DataError
+from mmtune.core.errors import DataError, nearest
+from mmtune.data.readers import find_reader
+from mmtune.data.sources import claiming
 
-ENDINGS = (".json", ".jsonl")
-_VALIDATION = ("val", "validation")
+ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".tar", ".tar.gz", ".tgz")
+_SPLITS = {"train": "train", "val": "val", "validation": "val"}
+_HUB = "hub:"
+
+
+@dataclass(frozen=True)
+class Located:
+    """One source: a file, a folder that is read as a whole, or a data set of the hub.
+
+    Attributes:
+        split: The split that its name says, beside files of other splits.
+    """
+
+    path: Path
+    hub: bool = False
+    split: str | None = None
+
+
+def locate(name: str | Path) -> list[Located]:
+    """What a name stands for: a file, the data files of a folder by name, or a data set of the hub.
+
+    ``ORG/NAME`` that is nothing here, and every ``hub:ORG/NAME``, is of the hub. In a folder with a file ``train``, the
+    files ``train``, ``val`` and ``validation`` are splits.
+
+    Raises:
+        DataError: Nothing there, or nothing that is data, with the nearest name.
+    """
+    path = Path(name)
+    if str(name).startswith(_HUB) or _is_hub_id(path):
+        return [Located(Path(str(name).removeprefix(_HUB)), hub=True)]
+    if path.is_dir() and (claiming(path) is not None or not data_names(path)):
+        _refuse_prepared(path)
+        if claiming(path) is None and not find_reader(path).claims(path):
+            raise DataError(
+                f"The folder holds no {' or '.join(ENDINGS)} file, and no pictures with captions.",
+                where=str(path),
+                fix="name the data file itself",
+            )
+        return [Located(path)]
+    files = data_files(path)
+    known = {file: _SPLITS.get(file.name.split(".")[0]) for file in files} if path.is_dir() else {}
+    if "train" not in known.values() or "val" not in known.values():
+        known = {}
+    return [Located(file, split=known.get(file)) for file in files]
 
 
 def data_files(path: Path) -> list[Path]:
-    """The data files of a path: itself, or all JSON files of a folder, by name.
+    """The data files of a path: itself, or those of a folder, by name.
 
     Raises:
         DataError: Nothing there, or nothing that is data.
@@ -19,15 +65,9 @@ def data_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        hint = "check the path"
-        if str(path).count("/") == 1 and not path.parent.exists():
-            hint = "check the path; data sets are not fetched from the hub, so download them first"
-        raise DataError(f"No such file or folder: {path}", where=str(path), fix=hint)
-    if (path / "manifest.json").is_file():
-        raise DataError(
-            "The folder holds data that is prepared already.", where=str(path), fix="train on it, or name its source"
-        )
-    found = sorted(file for file in path.iterdir() if file.suffix in ENDINGS and file.is_file())
+        raise DataError(f"No such file or folder: {path}", where=str(path), fix=_nearby(path))
+    _refuse_prepared(path)
+    found = data_names(path)
     if not found:
         raise DataError(
             f"The folder holds no {' or '.join(ENDINGS)} file.", where=str(path), fix="name the data file itself"
@@ -35,18 +75,35 @@ def data_files(path: Path) -> list[Path]:
     return found
 
 
+def data_names(folder: Path) -> list[Path]:
+    """The files of a folder that may hold rows; beside tars only these, as a download leaves tables there too."""
+    found = sorted(file for file in folder.iterdir() if file.name.lower().endswith(ENDINGS) and file.is_file())
+    found = [file for file in found if not file.name.endswith("_stats.json")]
+    tars = [file for file in found if file.name.lower().endswith((".tar", ".tar.gz", ".tgz"))]
+    return tars or found
+
+
+def slice_of(path: Path) -> dict[str, object] | None:
+    """What the manifest of a slice says, None for everything that is no slice."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("slice") else None
+
+
 def split_files(folder: Path) -> tuple[Path, Path | None]:
     """The training file of a folder of raw data and its validation file, if it has one.
 
-    A folder with ``train.json`` (or ``.jsonl``) is read so, with ``val`` or ``validation`` beside it; a folder with a
-    single data file is that file.
+    A folder with ``train.json`` (or another data file of that name) is read so, with ``val`` or ``validation`` beside
+    it; a folder with a single data file is that file.
 
     Raises:
         DataError: Several files, none of them called ``train``.
     """
     found = data_files(folder)
-    by_name = {file.stem: file for file in found}
-    validation = next((by_name[name] for name in _VALIDATION if name in by_name), None)
+    by_name = {file.name.split(".")[0]: file for file in found}
+    validation = next((by_name[name] for name in ("val", "validation") if name in by_name), None)
     if "train" in by_name:
         return by_name["train"], validation
     if len(found) == 1:
@@ -56,3 +113,30 @@ def split_files(folder: Path) -> tuple[Path, Path | None]:
         where=str(folder),
         fix=f"name one of them, for example {folder / found[0].name}",
     )
+
+
+def _refuse_prepared(path: Path) -> None:
+    if (path / "manifest.json").is_file():
+        raise DataError(
+            "The folder holds data that is prepared already.", where=str(path), fix="train on it, or name its source"
+        )
+
+
+def _is_hub_id(path: Path) -> bool:
+    """``ORG/NAME``, with ``:SPLIT`` or not, where neither is anything here and the name does not look like a file."""
+    parts = path.parts
+    if len(parts) != 2 or path.is_absolute() or path.exists() or path.parent.exists() or parts[0] in (".", "..", "~"):
+        return False
+    return not parts[1].split(":")[0].lower().endswith(ENDINGS)
+
+
+def _nearby(path: Path) -> str:
+    """The entry of the folder, or of the nearest folder that exists, that was most likely meant."""
+    folder, wanted = path.parent, path.name
+    while not folder.is_dir() and folder != folder.parent:
+        folder, wanted = folder.parent, folder.name
+    guess = nearest(wanted, [entry.name for entry in folder.iterdir()])
+    if guess is None:
+        return "check the path"
+    rest = path.relative_to(folder / wanted) if folder != path.parent else None
+    return f"did you mean {folder / guess / rest if rest else folder / guess}?"

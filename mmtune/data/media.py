@@ -6,15 +6,14 @@ import base64
 import binascii
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlparse
 
-from mmtune.core.errors import MediaError, UsageError
-from mmtune.data.messages import RowError
-from mmtune.data.sample import Media
+from mmtune.core.errors import UsageError
+from mmtune.data.items import RowError, with_paths
 
 CheckMedia = Literal["none", "stat", "decode"]
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
@@ -36,13 +35,16 @@ class Found:
 
     Attributes:
         path: The file, or the ``data:`` URI or URL as it is.
-        rule: Which rule found it; ``data-uri``, ``url`` and ``unchecked`` for those that were not looked for.
+        rule: Which rule found it; ``data-uri``, ``embedded``, ``inline``, ``url`` and ``unchecked`` for those that
+            were not looked for.
         root: Index of the root that ``path`` lies under, or -1.
+        value: Of an inline item, with the paths in it as they were found.
     """
 
     path: str
     rule: str
     root: int = -1
+    value: Any = None
 
 
 class MediaLookup:
@@ -85,9 +87,13 @@ class MediaLookup:
         """Look a path up.
 
         Raises:
-            RowError: With the reason ``url_refused``, ``path_outside``, ``media_missing``, ``bad_media_field`` or
-                ``bad_data_uri``.
+            RowError: With the reason ``url_refused``, ``path_outside``, ``path_too_long``, ``media_missing``,
+                ``windows_path``, ``bad_media_field`` or ``bad_data_uri``.
         """
+        if isinstance(uri, bytes | bytearray):
+            return Found("", "embedded")
+        if isinstance(uri, dict | list):
+            return Found("", "inline", value=with_paths(uri, lambda path: self.find(path).path))
         if not isinstance(uri, str):
             raise RowError("bad_media_field", f"A medium is given as {uri!r}, which is no path.", fix="give a path")
         if uri.startswith("data:"):
@@ -96,43 +102,76 @@ class MediaLookup:
         if uri.startswith("file://"):
             uri = unquote(urlparse(uri).path)
         if _URL.match(uri):
-            if not self.allow_urls:
-                raise RowError(
-                    "url_refused", f"The row names a URL: {uri}", fix="download it, or allow it with --allow-urls"
-                )
-            return Found(uri, "url")
+            return self._url(uri)
         if "\0" in uri:
             raise RowError("bad_media_field", "The path holds a NUL character.", fix="repair the path")
-        return self._find_file(uri)
+        try:
+            return self._find_file(uri)
+        except OSError as error:
+            raise RowError("path_too_long", f"The path cannot be: {error.strerror}.", fix="shorten it") from error
+
+    def _url(self, uri: str) -> Found:
+        if not self.allow_urls:
+            raise RowError(
+                "url_refused",
+                f"The row names a URL: {uri}",
+                fix="download it, or let it pass with --allow-urls",
+            )
+        try:
+            whole = bool(urlparse(uri).hostname)
+        except ValueError:
+            whole = False
+        if not whole:
+            raise RowError("bad_url", f"The URL names no server: {uri}", fix="repair the URL")
+        return Found(uri, "url")
 
     def _find_file(self, uri: str) -> Found:
         allowed = []
-        for index, root in enumerate(self.roots):
-            path = os.path.normpath(os.path.join(root.folder, uri))  # an absolute path replaces the root
-            inside = next((at for at, other in enumerate(self.roots) if _lies_in(path, other.folder)), -1)
-            if inside < 0 and not self.allow_outside:
-                continue
-            base = index if _lies_in(path, root.folder) else inside
-            allowed.append((path, root.rule if base == index else _rule(self.roots, base), base))
+        for path, rule, base in self._places(uri):
+            if not self.look:
+                return Found(path, "unchecked", base)
+            if _exists(path):
+                return Found(path, rule, base)
+            allowed.append((path, rule, base))
         if not allowed:
             raise RowError(
                 "path_outside",
                 f"The path '{uri}' leaves the folders that media may lie in.",
                 fix="name the folder with --media-root, or allow it with --allow-outside",
             )
-        if not self.look:
-            return Found(allowed[0][0], "unchecked", allowed[0][2])
-        for path, rule, base in allowed:
-            if os.path.exists(path):
-                return Found(path, rule, base)
         for path, rule, base in allowed:
             other = _with_other_ending(path)
             if other is not None:
                 return Found(other, f"{rule}, other ending", base)
+        if "\\" in uri and any(_exists(path) for path, _, _ in self._places(uri.replace("\\", "/"))):
+            raise RowError(
+                "windows_path",
+                f"The path '{uri}' is written with backslashes.",
+                fix=f"write {uri.replace(chr(92), '/')}",
+            )
         tried = ", ".join(dict.fromkeys(path for path, _, _ in allowed))
         raise RowError(
             "media_missing", f"No such file: '{uri}'. Looked for: {tried}.", fix="name its folder with --media-root"
         )
+
+    def _places(self, uri: str) -> Iterator[tuple[str, str, int]]:
+        """Each allowed (path, rule, root) in order."""
+        for index, root in enumerate(self.roots):
+            path = os.path.normpath(os.path.join(root.folder, uri))  # an absolute path replaces the root
+            if _lies_in(path, root.folder):
+                yield path, root.rule, index
+                continue
+            inside = next((at for at, other in enumerate(self.roots) if _lies_in(path, other.folder)), -1)
+            if inside >= 0 or self.allow_outside:
+                yield path, _rule(self.roots, inside), inside
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    return True
 
 
 def _rule(roots: Sequence[Root], index: int) -> str:
@@ -167,36 +206,3 @@ def data_uri_bytes(uri: str) -> bytes:
     if not content:
         raise RowError("bad_data_uri", "A data URI is empty.", fix="give the bytes of a picture")
     return content
-
-
-def check_media(media: Media, found: Found, how: CheckMedia) -> None:
-    """Look at a medium that was found.
-
-    Raises:
-        RowError: With the reason ``media_is_folder``, ``media_empty``, ``media_unreadable`` or ``media_damaged``.
-    """
-    if how == "none" or found.rule == "url":
-        return
-    if found.rule != "data-uri":
-        _check_file(found.path)
-    if how == "decode" and media.modality == "image":
-        from mmtune.modalities.pictures import open_picture
-
-        content = data_uri_bytes(found.path) if found.rule == "data-uri" else found.path
-        try:
-            open_picture(content)
-        except MediaError as error:
-            raise RowError("media_damaged", error.message, fix=error.fix) from error
-
-
-def _check_file(path: str) -> None:
-    try:
-        size = os.stat(path).st_size
-    except OSError as error:
-        raise RowError("media_unreadable", f"{path}: {error.strerror}.", fix="check the file") from error
-    if os.path.isdir(path):
-        raise RowError("media_is_folder", f"{path} is a folder.", fix="name a file in it")
-    if size == 0:
-        raise RowError("media_empty", f"{path} is empty.", fix="copy it again")
-    if not os.access(path, os.R_OK):
-        raise RowError("media_unreadable", f"No permission to read {path}.", fix="change the file's permissions")

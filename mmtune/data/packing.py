@@ -1,126 +1,223 @@
-"""From checked rows to shards: the spool, the splits, the manifest."""
+"""From checked rows to shards: what is decided over all of them, the shards, the lists and the manifest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmtune.core.errors import DataError
-from mmtune.data.drawing import assign
-from mmtune.data.intake import Accepted, Ledger, Rejected, Source
-from mmtune.data.lengths import Lengths
-from mmtune.data.media import Found
-from mmtune.data.sample import Sample
+from mmtune.data.columns import SCHEMA
+from mmtune.data.deciding import Decisions, decide
+from mmtune.data.ledger import Ledger, Rejected
+from mmtune.data.lengths import summarise
+from mmtune.data.parts import Part, Parts
 from mmtune.data.shards import ShardWriter
+from mmtune.data.working import Progress
 
-SCHEMA_NAME = "mmtune-data/1"
+SCHEMA_NAME = "mmtune-data/2"
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
-Progress = Callable[[int, "int | None"], None]
-_SPOOL = "rows.spool"
-_REPORT_EVERY = 2000
+WARNINGS = "warnings.jsonl"
+_LISTED = 100  # warnings of each code that are listed; all are counted
 
 
-@dataclass
-class PackingJob:
-    """One preparation under way: what is to be done, and what happened so far."""
+@dataclass(frozen=True)
+class Packing:
+    """How parts become prepared data.
 
-    fractions: Mapping[str, float]
+    Attributes:
+        described: What the manifest says of the sources and settings; also what slices must agree on.
+        fractions: Splits that were asked for.
+        reject: Codes of warnings that rows are rejected for.
+        limit: Most positions of the model that measured the rows, if any did.
+    """
+
+    described: Mapping[str, Any]
+    fractions: dict[str, float] | None
     seed: int
-    embed: bool
+    reject: frozenset[str]
     max_bad_fraction: float
-    lengths: Lengths | None
-    progress: Progress | None
-    ledger: Ledger = field(default_factory=Ledger)
-    roots: list[str] = field(default_factory=list)
+    weights: Sequence[float]
+    measured: bool
+    limit: int | None
+    progress: Progress | None = None
 
-    def run(
-        self, rows: Iterator[Accepted | Rejected], working: Path, target: Path, sources: Sequence[Source]
-    ) -> dict[str, Any]:
+    def write(self, parts: Parts, working: Path, target: Path) -> dict[str, Any]:
         """Write everything into ``working``, which is to become ``target``; returns the manifest.
 
         Raises:
             DataError: More bad rows than allowed; they are then listed beside the target.
         """
-        for source in sources:
-            self.roots += [root.folder for root in source.lookup.roots if root.folder not in self.roots]
-        ids = self._spool(rows, working, sources)
-        try:
-            self.ledger.check_budget(self.max_bad_fraction, listed=f"{target}.{REJECTED}")
-        except DataError:
-            if self.ledger.rejected:
-                shutil.copyfile(working / REJECTED, f"{target}.{REJECTED}")
-            raise
-        splits, fingerprint = self._write(working, assign(ids, dict(self.fractions), self.seed))
-        manifest: dict[str, Any] = {
-            "schema": SCHEMA_NAME,
-            "sources": [
-                {"path": str(source.path), "format": source.format, "sha256": source.sha256()} for source in sources
-            ],
-            "rows": self.ledger.accepted,
-            "rejected": self.ledger.rejected,
-            "reasons": dict(sorted(self.ledger.reasons.items())),
-            "leading_answers": self.ledger.leading_answers,
-            "media": self.ledger.media,
-            "media_rules": dict(sorted(self.ledger.rules.items())),
-            "media_roots": self.roots,
-            "embedded": self.embed,
-            "seed": self.seed,
-            "splits": splits,
-            "fingerprint": fingerprint,
-        }
-        if self.lengths is not None:
-            manifest["lengths"] = self.lengths.summary()
+        decisions = decide(parts, self.fractions, self.seed, self.weights, drop_duplicates="duplicate" in self.reject)
+        ledger = self._list(parts, decisions, working)
+        self._check(ledger, working, target)
+        writers, fingerprint = self._write_shards(parts, decisions, working)
+        manifest = self._manifest(ledger, writers, fingerprint, decisions)
         (working / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return manifest
 
-    def _spool(self, rows: Iterator[Accepted | Rejected], working: Path, sources: Sequence[Source]) -> list[str]:
-        """Write good rows to a spool and bad ones to their list; the splits need all ids before the first shard."""
-        ids = []
-        lookups = {str(source.path): source.lookup for source in sources}
-        number = {folder: index for index, folder in enumerate(self.roots)}
-        with (
-            (working / _SPOOL).open("w", encoding="utf-8") as spool,
-            (working / REJECTED).open("w", encoding="utf-8") as bad,
-        ):
-            for count, row in enumerate(rows, start=1):
-                self.ledger.add(row)
-                if isinstance(row, Rejected):
-                    bad.write(json.dumps(row.to_json(), ensure_ascii=True) + "\n")
-                else:
-                    roots = lookups[row.sample.source.rpartition(":")[0]].roots
-                    found = [
-                        (item.path, item.rule, number[roots[item.root].folder] if item.root >= 0 else -1)
-                        for item in row.found
-                    ]
-                    spool.write(json.dumps([row.sample.to_json(), found]) + "\n")
-                    ids.append(row.sample.id)
-                    if self.lengths is not None:
-                        self.lengths.add(row.sample)
-                if self.progress is not None and count % _REPORT_EVERY == 0:
-                    self.progress(count, None)
-        return ids
+    def _list(self, parts: Parts, decisions: Decisions, working: Path) -> Ledger:
+        """Write the lists of rejected rows and warnings, and count."""
+        ledger = Ledger()
+        with _Lists(working, ledger) as lists:
+            for part, where in _placed(parts):
+                lists.write(part, list(self._late(part, decisions, where)))
+                used = decisions.copies[where] > 0
+                media = pc.list_value_length(part.table["media"]).to_numpy()
+                ledger.accept(int(media[used].sum()), part.rules, rows=int((~self._gone(decisions, where)).sum()))
+        return ledger
 
-    def _write(self, working: Path, splits: Mapping[str, str]) -> tuple[dict[str, Any], str]:
-        writers = {name: ShardWriter(working, name, self.roots, embed=self.embed) for name in self.fractions}
+    def _gone(self, decisions: Decisions, where: slice) -> Any:
+        """Rows that were rejected only when all rows were known."""
+        leaks: Any = decisions.leaks[where] >= 0
+        return leaks | (decisions.first[where] >= 0) if "duplicate" in self.reject else leaks
+
+    def _write_shards(self, parts: Parts, decisions: Decisions, working: Path) -> tuple[dict[str, ShardWriter], str]:
         digest = hashlib.sha256()
-        with (working / _SPOOL).open(encoding="utf-8") as spool:
-            for count, line in enumerate(spool, start=1):
-                value, found = json.loads(line)
-                sample = Sample.from_json(value)
-                name = splits[sample.id]
-                writers[name].add(Accepted(sample, tuple(Found(*item) for item in found)))
-                value.pop("source")
-                digest.update(f"{name}\0{json.dumps(value, sort_keys=True)}\n".encode())
-                if self.progress is not None and count % _REPORT_EVERY == 0:
-                    self.progress(count, self.ledger.accepted)
-        (working / _SPOOL).unlink()
+        writers = {name: ShardWriter(working, name) for name in decisions.names}
+        for part, where in _placed(parts):
+            table, copies, split = part.table, decisions.copies[where], decisions.split[where]
+            kept = table.select(SCHEMA.names)
+            sizes, digests = table["bytes"].to_numpy(), table["digest"].to_pylist()
+            for index, name in enumerate(decisions.names):
+                chosen = np.repeat(np.arange(table.num_rows), np.where(split == index, copies, 0))
+                if len(chosen):
+                    writers[name].write(kept.take(pa.array(chosen)), sizes[chosen].tolist())
+            for place in np.flatnonzero(copies).tolist():
+                digest.update(f"{decisions.names[split[place]]}\0{copies[place]}\0".encode() + digests[place])
+            if self.progress is not None:
+                self.progress(where.stop, len(decisions.row))
         for writer in writers.values():
             writer.close()
-        described = {name: {"rows": writer.rows, "files": writer.files} for name, writer in writers.items()}
-        return described, digest.hexdigest()
+        return writers, digest.hexdigest()
+
+    def _late(self, part: Part, decisions: Decisions, where: slice) -> Iterator[Rejected | dict[str, Any]]:
+        """What is found out about rows only now."""
+        first, leaks, row = decisions.first[where], decisions.leaks[where], decisions.row[where]
+        for place in np.flatnonzero((first >= 0) | (leaks >= 0)).tolist():
+            source, name = part.table["source"][place].as_py(), part.table["id"][place].as_py()
+            number = int(row[place])
+            if leaks[place] >= 0:
+                text = f"A picture of the row is in the training split too, in row {int(leaks[place])}."
+                yield _rejected(source, name, number, "leak", text, "split by picture with --split train=…,val=…")
+                continue
+            text = f"Row {int(first[place])} says the same about the same media."
+            if "duplicate" in self.reject:
+                yield _rejected(source, name, number, "duplicate", text, "leave it out", wished=True)
+            else:
+                yield {"source": source, "id": name, "code": "duplicate", "text": text, "row": number}
+
+    def _check(self, ledger: Ledger, working: Path, target: Path) -> None:
+        try:
+            ledger.check_budget(self.max_bad_fraction, listed=f"{target}.{REJECTED}")
+        except DataError:
+            if ledger.rejected:
+                shutil.copyfile(working / REJECTED, f"{target}.{REJECTED}")
+            raise
+
+    def _manifest(
+        self, ledger: Ledger, writers: Mapping[str, ShardWriter], fingerprint: str, decisions: Decisions
+    ) -> dict[str, Any]:
+        written = sum(writer.rows for writer in writers.values())
+        names = {index: entry["path"] for index, entry in enumerate(self.described["sources"])}
+        used = decisions.copies > 0
+        manifest: dict[str, Any] = {
+            "schema": SCHEMA_NAME,
+            **self.described,
+            "rows": written,
+            "rejected": ledger.rejected,
+            "reasons": dict(sorted(ledger.reasons.items())),
+            "warnings": dict(sorted(ledger.warnings.items())),
+            "leading_answers": ledger.warnings["leading_answer"],
+            "duplicates": int((decisions.first >= 0).sum()),
+            "copies": written - int(used.sum()),
+            "left_out_by_weight": int((~used).sum() - self._gone(decisions, slice(None)).sum()),
+            "media": ledger.media,
+            "media_rules": dict(sorted(ledger.rules.items())),
+            "rows_by_source": {name: int(decisions.copies[decisions.origin == i].sum()) for i, name in names.items()},
+            "splits": {name: {"rows": writer.rows, "files": writer.files} for name, writer in writers.items()},
+            "fingerprint": fingerprint,
+        }
+        if self.measured:
+            measured = (decisions.positions[used], decisions.targets[used], decisions.origin[used])
+            manifest["lengths"] = summarise(*measured, names, self.limit)
+        return manifest
+
+
+def _placed(parts: Parts) -> Iterator[tuple[Part, slice]]:
+    """Parts with the places of their rows among all accepted ones."""
+    start = 0
+    for part in parts:
+        yield part, slice(start, start + part.table.num_rows)
+        start += part.table.num_rows
+
+
+def _rejected(
+    source: str, name: str, number: int, reason: str, text: str, fix: str, *, wished: bool = False
+) -> Rejected:
+    path, _, line = source.rpartition(":")
+    return Rejected(path, int(line), name, reason, text, fix, number, wished)
+
+
+class _Lists:
+    """``rejected.jsonl`` and ``warnings.jsonl``, in the order of the rows."""
+
+    def __init__(self, working: Path, ledger: Ledger) -> None:
+        self._working, self.ledger = working, ledger
+        self._files: list[TextIO] = []
+        self._listed: Counter[str] = Counter()
+
+    def __enter__(self) -> _Lists:
+        self._files = [(self._working / name).open("w", encoding="utf-8") for name in (REJECTED, WARNINGS)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def write(self, part: Part, late: Sequence[Rejected | dict[str, Any]]) -> None:
+        """Count and list what was found about the rows of a part."""
+        rejected = [*part.rejected, *(entry for entry in late if isinstance(entry, Rejected))]
+        for row in sorted(rejected, key=lambda row: row.row):
+            self.ledger.reject(row)
+            self._files[0].write(json.dumps(row.to_json(), ensure_ascii=True) + "\n")
+        gone = {entry.row for entry in late if isinstance(entry, Rejected)}
+        warnings = [*part.warnings, *(entry for entry in late if not isinstance(entry, Rejected))]
+        for entry in sorted(warnings, key=lambda entry: entry["row"]):
+            if entry["row"] in gone:
+                continue
+            code = entry["code"]
+            self.ledger.warnings[code] += 1
+            if self._listed[code] < _LISTED:
+                self._listed[code] += 1
+                self._files[1].write(json.dumps(entry, ensure_ascii=True) + "\n")
+
+
+def read_rejected(folder: Path) -> list[Rejected]:
+    """The rows that were rejected when a folder was prepared."""
+    path = folder / REJECTED
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [Rejected.from_json(json.loads(line)) for line in lines]
+
+
+def replace_folder(working: Path, target: Path) -> None:
+    """Put a finished folder where an older one may stand."""
+    if target.exists():
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(target, old)
+        os.replace(working, target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(working, target)

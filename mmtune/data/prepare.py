@@ -1,24 +1,48 @@
-"""``prepare-data``: data files in, checked rows in parquet shards out, with a list of everything left out."""
+"""``prepare-data``: sources in, checked rows in parquet shards out, with a list of everything left out."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmtune.core.errors import ResourceError, UsageError
+from mmtune.core.errors import UsageError
 from mmtune.data.drawing import draw, parse_split
-from mmtune.data.intake import Source, take_in
+from mmtune.data.intake import Judge, Source
 from mmtune.data.lengths import Lengths
-from mmtune.data.locate import data_files
+from mmtune.data.locate import locate, slice_of
 from mmtune.data.media import CheckMedia, MediaLookup
-from mmtune.data.packing import PackingJob, Progress
+from mmtune.data.oddities import check_codes
+from mmtune.data.packing import Packing
+from mmtune.data.parts import PartMaker
+from mmtune.data.slices import join_slices, write_slice
+from mmtune.data.working import Progress, make_parts
+from mmtune.data.workplace import PARTS, need_space, workplace
 
 __all__ = ["prepare"]
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What was asked for, besides sources and output."""
+
+    format: str = "auto"
+    media_root: tuple[str | Path, ...] = ()
+    max_samples: int | None = None
+    seed: int = 0
+    shard: tuple[int, int] | None = None
+    check_media: CheckMedia = "stat"
+    embed_media: bool = False
+    max_bad_fraction: float = 0.0
+    split: str | None = None
+    model: str | None = None
+    allow_urls: bool = False
+    allow_outside: bool = False
+    reject: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 def prepare(
@@ -39,25 +63,28 @@ def prepare(
     allow_urls: bool = False,
     allow_outside: bool = False,
     overwrite: bool = False,
+    reject: Sequence[str] = (),
+    weights: Sequence[float] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Check data files and write the good rows as shards; equal input gives equal bytes.
+    """Check data and write the good rows as shards; equal input gives equal bytes.
+
+    Killed and called again, it goes on where it was. Slices (``shard``) are joined by naming all of them as sources.
 
     Args:
-        sources: JSON lists, JSON Lines files, or folders of them.
+        sources: Files, folders and data sets of the hub, in any known form; or all slices of one preparation.
         output: Folder to write; it appears only when everything is done.
         format: Name of a data format, or ``auto`` to tell it from the first row.
         media_root: Folders that media are looked up in besides the data file's own.
         max_samples: Read only so many rows, drawn by the seed.
         seed: Of drawing and splitting.
-        shard: ``(i, n)`` reads only rows i, i + n, i + 2n, … (counted from 1).
+        shard: ``(i, n)`` reads only rows i, i + n, i + 2n, … (counted from 1) and writes a slice.
         check_media: ``none``, ``stat`` (there, a file, not empty) or ``decode``.
-        embed_media: Put the files of media into the shards.
-        max_bad_fraction: Share of rows that may be rejected.
-        split: For example ``train=0.98,val=0.02``; by the hash of the id.
-        model: A checkpoint whose processor counts tokens; adds ``lengths`` to the result.
-        workers: Threads that check media, several for ``decode`` by default; the result does not depend on it.
-        overwrite: Replace an existing output.
+        split: For example ``train=0.98,val=0.02``; rows with the same picture, text or id stay together.
+        model: A checkpoint whose processor measures rows; adds ``lengths`` to the result.
+        workers: Processes that check rows, none besides this one by default; the result does not depend on it.
+        reject: Codes of warnings that rows are rejected for.
+        weights: How often the rows of each source are used, one number a source; 1 for all by default.
         progress: Called now and then with rows done and their total if known.
 
     Returns:
@@ -69,42 +96,105 @@ def prepare(
         ResourceError: The output cannot be written.
     """
     began, target = time.monotonic(), Path(output)
-    if not 0.0 <= max_bad_fraction <= 1.0:
-        raise UsageError(f"A fraction of {max_bad_fraction:g} cannot be.", where="--max-bad-fraction", fix="use 0 to 1")
     _refuse_existing(target, overwrite)
-    job = PackingJob(parse_split(split), seed, embed_media, max_bad_fraction, Lengths.of(model), progress)
-    rules = {"allow_outside": allow_outside, "allow_urls": allow_urls, "look": check_media != "none"}
-    files = [file for name in sources for file in data_files(Path(name))]
-    opened = [Source.open(file, format, MediaLookup(file.parent, media_root, **rules)) for file in files]
-    threads = _threads(check_media) if workers is None else workers
-    rows = take_in(opened, check_media, workers=threads, keep=_chosen(opened, max_samples, seed, shard))
-    with _whole(target) as working:
-        manifest = job.run(rows, working, target, opened)
+    wishes = _Wishes(
+        format, tuple(media_root), max_samples, seed, shard, check_media, embed_media, max_bad_fraction, split, model,
+        allow_urls, allow_outside, tuple(sorted(set(reject))), tuple(weights),
+    )  # fmt: skip
+    if any(slice_of(Path(name)) for name in sources):
+        manifest = join_slices([Path(name) for name in sources], target, max_bad_fraction, progress)
+    else:
+        manifest = _prepare(sources, target, wishes, workers or 0, progress)
     return _result(manifest, target, time.monotonic() - began)
 
 
-def _threads(check: CheckMedia) -> int:
-    return min(8, os.cpu_count() or 1) if check == "decode" else 0
+def describe(names: Sequence[str | Path], **options: Any) -> dict[str, Any]:
+    """All that the content of prepared data follows from: sources with their hashes, and settings.
+
+    Args:
+        options: Of :func:`prepare`; those that change nothing of the content are passed over.
+    """
+    known = {key: value for key, value in options.items() if key in _Wishes.__dataclass_fields__}
+    wishes = _Wishes(**known)
+    return _describe(_open(names, wishes), wishes)
 
 
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A folder to write into that becomes ``target`` when all went well, and is removed otherwise."""
-    working = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        working.mkdir(parents=True)
-        yield working
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(working, target)
-    except OSError as error:
-        raise ResourceError(
-            f"The prepared data cannot be written: {error.strerror or error}.",
-            where=str(error.filename or target),
-            fix="check free space and permissions, or choose another --output",
-        ) from error
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
+def _prepare(
+    names: Sequence[str | Path], target: Path, wishes: _Wishes, workers: int, progress: Progress | None
+) -> dict[str, Any]:
+    if not 0.0 <= wishes.max_bad_fraction <= 1.0:
+        message = f"A fraction of {wishes.max_bad_fraction:g} cannot be."
+        raise UsageError(message, where="--max-bad-fraction", fix="use 0 to 1")
+    check_codes(wishes.reject)
+    fractions = parse_split(wishes.split)
+    sources = _open(names, wishes)
+    lengths = Lengths.of(wishes.model)
+    described = _describe(sources, wishes)
+    roots = described["media_roots"]
+    judge = Judge(tuple(sources), wishes.check_media, wishes.embed_media, frozenset(wishes.reject))
+    with workplace(target, described) as working:
+        need_space(working, 2 * sum(source.path.stat().st_size for source in sources if source.path.is_file()))
+        maker = PartMaker(judge, working / PARTS, roots, wishes.model)
+        keep = _chosen(sources, wishes.max_samples, wishes.seed, wishes.shard)
+        parts = make_parts(maker, keep, workers=workers, progress=progress)
+        limit = lengths.limit if lengths is not None else None
+        packing = Packing(
+            described, fractions, wishes.seed, frozenset(wishes.reject), wishes.max_bad_fraction,
+            [source.weight for source in sources], lengths is not None, limit, progress,
+        )  # fmt: skip
+        if wishes.shard is not None:
+            return write_slice(packing, parts, working, wishes.shard)
+        need_space(working, parts.num_bytes())
+        manifest = packing.write(parts, working, target)
+        shutil.rmtree(working / PARTS)
+        return manifest
+
+
+def _open(names: Sequence[str | Path], wishes: _Wishes) -> list[Source]:
+    if wishes.weights and len(wishes.weights) != len(names):
+        raise UsageError(
+            f"{len(wishes.weights)} weights for {len(names)} sources.", where="--weight", fix="give one for each source"
+        )
+    if any(weight <= 0 for weight in wishes.weights):
+        raise UsageError("A weight must be above 0.", where="--weight", fix="leave out the source instead")
+    rules = {
+        "allow_outside": wishes.allow_outside,
+        "allow_urls": wishes.allow_urls,
+        "look": wishes.check_media != "none",
+    }
+    opened = []
+    for name, weight in zip(names, wishes.weights or [1.0] * len(names), strict=True):
+        for place in locate(name):
+            folder = place.path if place.path.is_dir() else place.path.parent
+            lookup = MediaLookup(Path.cwd() if place.hub else folder, wishes.media_root, **rules)
+            options: dict[str, Any] = {"split": place.split, "weight": weight, "hub": place.hub}
+            opened.append(Source.open(place.path, wishes.format, lookup, **options))
+    return opened
+
+
+def _describe(sources: Sequence[Source], wishes: _Wishes) -> dict[str, Any]:
+    """What the manifest says of sources and settings; everything that the rows follow from is in it."""
+    roots: list[str] = []
+    for source in sources:
+        roots += [root.folder for root in source.lookup.roots if root.folder not in roots]
+    return {
+        "sources": [
+            {"path": str(source.path), "format": source.format, "sha256": source.sha256(), "weight": source.weight}
+            for source in sources
+        ],
+        "media_roots": roots,
+        "embedded": wishes.embed_media,
+        "seed": wishes.seed,
+        "settings": {
+            "check_media": wishes.check_media,
+            "max_samples": wishes.max_samples,
+            "split": wishes.split,
+            "model": wishes.model,
+            "reject": list(wishes.reject),
+            "allow_urls": wishes.allow_urls,
+            "allow_outside": wishes.allow_outside,
+        },
+    }
 
 
 def _chosen(
@@ -112,12 +202,15 @@ def _chosen(
 ) -> Callable[[int], bool] | None:
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise UsageError(f"There is no part {shard[0]} of {shard[1]}.", where="--shard", fix="use for example 1/4")
-    drawn: set[int] | None = None
+    drawn: set[int] | range | None = None
     if max_samples is not None:
         if max_samples < 1:
             raise UsageError(f"{max_samples} rows cannot be drawn.", where="--max-samples", fix="use 1 or more")
-        total = sum(1 for source in sources for _ in source.rows())
-        drawn = draw(total, max_samples, seed) if max_samples < total else None
+        counts = [source.count() for source in sources]
+        if None in counts:  # nobody knows where a stream ends: its first rows are taken
+            drawn = range(max_samples)
+        elif max_samples < (total := sum(count for count in counts if count is not None)):
+            drawn = set(draw(total, max_samples, seed).tolist())
     if drawn is None and shard is None:
         return None
 
@@ -136,7 +229,10 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
 
 
 def _result(manifest: Mapping[str, Any], target: Path, seconds: float) -> dict[str, Any]:
-    keys = ("rows", "rejected", "reasons", "media", "fingerprint", "media_rules", "leading_answers", "lengths")
+    keys = (
+        "rows", "rejected", "reasons", "media", "fingerprint", "media_rules", "leading_answers", "warnings",
+        "duplicates", "copies", "left_out_by_weight", "rows_by_source", "lengths", "slice",
+    )  # fmt: skip
     found = {key: manifest[key] for key in keys if key in manifest}
-    rows = {name: part["rows"] for name, part in manifest["splits"].items()}
+    rows = {name: part["rows"] for name, part in manifest.get("splits", {}).items()}
     return {"output": str(target), **found, "splits": rows, "seconds": round(seconds, 3)}

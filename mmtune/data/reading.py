@@ -1,4 +1,4 @@
-"""Rows out of JSON and JSON Lines files, each with the line it begins on; one row at a time, whatever the file's size."""
+"""Rows out of JSON and JSON Lines files, each with the line it begins on; one at a time, whatever the file's size."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import json
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,30 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmtune.core.errors import DataError
-from mmtune.data.intake import Accepted
-from mmtune.data.media import Found, data_uri_bytes
-from mmtune.data.sample import Media, Part, Sample, Text, Turn
+from mmtune.data.columns import SCHEMA, sample_of
+from mmtune.data.sample import Sample
 
-_PART = pa.struct([("text", pa.string()), ("media", pa.int32())])  # one of them is null
-_TURN = pa.struct([("role", pa.string()), ("parts", pa.list_(_PART))])
-_MEDIA = pa.struct(
-    [
-        ("modality", pa.string()),
-        ("uri", pa.string()),  # as the data file had it
-        ("root", pa.int32()),  # index into the manifest's media roots, -1 for a path that lies under none
-        ("path", pa.string()),  # under that root
-        ("bytes", pa.binary()),  # the file itself, when embedded
-    ]
-)
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("source", pa.string()),
-        ("turns", pa.list_(_TURN)),
-        ("media", pa.list_(_MEDIA)),
-        ("extra", pa.string()),  # JSON
-    ]
-)
 _GROUP_BYTES = 1 << 19  # a row is read with its whole group, so groups are small; pictures make them few rows long
 _GROUP_ROWS = 512
 _FILE_BYTES = 1 << 28
@@ -45,30 +22,32 @@ _KEPT_GROUPS = 8  # that a reader holds on to
 
 
 class ShardWriter:
-    """Write samples of one split to ``<split>-00000.parquet`` and so on; equal samples give equal bytes.
+    """Write rows of one split to ``<split>-00000.parquet`` and so on.
 
-    Args:
-        folder: Where the files go.
-        roots: Folders that media paths are written relative to.
-        embed: Put the files of media into the shards.
+    Where groups and files end follows from the rows alone, not from the pieces they come in: equal rows, equal bytes.
     """
 
-    def __init__(self, folder: Path, split: str, roots: Sequence[str], *, embed: bool) -> None:
-        self._folder, self._split, self._roots, self._embed = folder, split, list(roots), embed
+    def __init__(self, folder: Path, split: str) -> None:
+        self._folder, self._split = folder, split
         self.files: list[str] = []
         self.rows = 0
         self._writer: pq.ParquetWriter | None = None
-        self._group: list[dict[str, Any]] = []
-        self._group_bytes = self._file_bytes = 0
+        self._pending: list[pa.Table] = []
+        self._group_rows = self._group_bytes = self._file_bytes = 0
 
-    def add(self, row: Accepted) -> None:
-        """Append a sample."""
-        made, size = _row(row, self._roots, self._embed)
-        self._group.append(made)
-        self._group_bytes += size
-        self.rows += 1
-        if self._group_bytes >= _GROUP_BYTES or len(self._group) >= _GROUP_ROWS:
-            self._flush()
+    def write(self, table: pa.Table, sizes: Sequence[int]) -> None:
+        """Append rows with the columns of the schema; ``sizes`` says about how many bytes each takes."""
+        start = 0
+        for at, size in enumerate(sizes, start=1):
+            self._group_rows += 1
+            self._group_bytes += size
+            if self._group_bytes >= _GROUP_BYTES or self._group_rows >= _GROUP_ROWS:
+                self._pending.append(table.slice(start, at - start))
+                self._flush()
+                start = at
+        if start < len(sizes):
+            self._pending.append(table.slice(start))
+        self.rows += len(sizes)
 
     def close(self) -> None:
         """Write what is left."""
@@ -78,49 +57,18 @@ class ShardWriter:
             self._writer = None
 
     def _flush(self) -> None:
-        if not self._group:
+        if not self._pending:
             return
         if self._writer is None:
             name = f"{self._split}-{len(self.files):05d}.parquet"
             self.files.append(name)
             self._writer = pq.ParquetWriter(self._folder / name, SCHEMA, compression="zstd", use_dictionary=False)
-        self._writer.write_table(pa.Table.from_pylist(self._group, schema=SCHEMA))
+        self._writer.write_table(pa.concat_tables(self._pending).combine_chunks())
         self._file_bytes += self._group_bytes
-        self._group, self._group_bytes = [], 0
+        self._pending, self._group_rows, self._group_bytes = [], 0, 0
         if self._file_bytes >= _FILE_BYTES:
             self._writer.close()
             self._writer, self._file_bytes = None, 0
-
-
-def _row(row: Accepted, roots: Sequence[str], embed: bool) -> tuple[dict[str, Any], int]:
-    """A sample in the schema's form, and about how many bytes it takes."""
-    sample, size, count = row.sample, 200, 0
-    turns = []
-    for turn in sample.turns:
-        parts: list[dict[str, Any]] = []
-        for part in turn.parts:
-            if isinstance(part, Text):
-                parts.append({"text": part.text, "media": None})
-                size += len(part.text)
-            else:
-                parts.append({"text": None, "media": count})
-                count += 1
-        turns.append({"role": turn.role, "parts": parts})
-    media = [_media(item, found, roots, embed) for item, found in zip(sample.media, row.found, strict=True)]
-    size += sum(len(item["bytes"] or b"") + 100 for item in media)
-    extra = json.dumps(sample.extra, ensure_ascii=False, sort_keys=True) if sample.extra else None
-    return {"id": sample.id, "source": sample.source, "turns": turns, "media": media, "extra": extra}, size
-
-
-def _media(item: Media, found: Found, roots: Sequence[str], embed: bool) -> dict[str, Any]:
-    content, uri, path = None, str(item.uri), found.path
-    if found.rule == "data-uri":
-        content, uri, path = data_uri_bytes(found.path), uri.partition(",")[0], ""
-    elif found.root >= 0:
-        path = os.path.relpath(found.path, roots[found.root])
-    if embed and content is None and found.rule != "url":
-        content = Path(found.path).read_bytes()
-    return {"modality": item.modality, "uri": uri, "root": found.root, "path": path, "bytes": content}
 
 
 class ShardReader:
@@ -155,7 +103,7 @@ class ShardReader:
     def __getitem__(self, index: int) -> Sample:
         group = bisect.bisect_right(self._ends, index)
         first = self._ends[group - 1] if group else 0
-        return self._sample(self._table(group).slice(index - first, 1).to_pylist()[0])
+        return sample_of(self._table(group).slice(index - first, 1).to_pylist()[0], self._roots)
 
     def _metadata(self, path: Path) -> pq.FileMetaData:
         try:
@@ -184,32 +132,3 @@ class ShardReader:
         while len(self._kept) > _KEPT_GROUPS:
             self._kept.popitem(last=False)
         return table
-
-    def _sample(self, row: dict[str, Any]) -> Sample:
-        media = [self._media(item) for item in row["media"]]
-        turns = tuple(Turn(turn["role"], tuple(_part(part, media) for part in turn["parts"])) for turn in row["turns"])
-        return Sample(row["id"], turns, row["source"], json.loads(row["extra"]) if row["extra"] else {})
-
-    def _media(self, item: dict[str, Any]) -> Media:
-        if item["bytes"] is not None:
-            return Media(item["modality"], item["bytes"])
-        path = item["path"] if item["root"] < 0 else os.path.join(self._roots[item["root"]], item["path"])
-        return Media(item["modality"], MovedPath(path, item["uri"]))
-
-
-class MovedPath(str):
-    """A path that remembers what the data file called it, so that it can be looked up again when files moved."""
-
-    uri: str
-
-    def __new__(cls, path: str, uri: str) -> MovedPath:
-        made = super().__new__(cls, path)
-        made.uri = uri
-        return made
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (MovedPath, (str(self), self.uri))
-
-
-def _part(part: dict[str, Any], media: Sequence[Media]) -> Part:
-    return Text(part["text"]) if part["media"] is None else media[part["media"]]

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol
 
+from mmtune.data.columns import MovedPath
 from mmtune.data.download import fetch
-from mmtune.data.intake import Rejected
+from mmtune.data.ledger import Rejected
 from mmtune.data.media import MediaLookup
 from mmtune.data.sample import Media, Sample, Turn
-from mmtune.data.shards import MovedPath
 
 
 class Rows(Protocol):

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
+from mmtune.data.cache import cache_folder
 from mmtune.nano.world.dataset import FORMAT, write_dataset
 from mmtune.train.files import writing
 
 _SEED = 0
-
-
-def cache_folder(given: str | None = None) -> Path:
-    """``data.cache``, or the place that the platform has for caches."""
-    if given is not None:
-        return Path(given).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mmtune"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "mmtune" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmtune"
 
 
 def demo_data(cache: str | None = None, *, train: int = 4000) -> Path:

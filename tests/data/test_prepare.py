@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mmtune.core.errors import DataError, UsageError
@@ -91,9 +92,13 @@ def test_split_is_by_id_and_seed(source: Path, tmp_path: Path) -> None:
         load_samples(tmp_path / "out", split="test")
 
 
-def test_rows_of_one_id_stay_together() -> None:
-    found = assign(["a"] * 5 + ["b"] * 5, {"train": 0.5, "val": 0.5}, 0)
-    assert sorted(found.values()) == ["train", "val"]
+def test_rows_of_one_group_stay_together() -> None:
+    groups = np.repeat([0, 5], 5)
+    found = assign(groups, groups.astype(np.uint64), {"train": 0.5, "val": 0.5}, 0)
+    assert sorted({(int(group), int(split)) for group, split in zip(groups, found, strict=True)}) in (
+        [(0, 0), (5, 1)],
+        [(0, 1), (5, 0)],
+    )
 
 
 @pytest.mark.parametrize("text", ["train", "train=0.9", "train=x,val=y", "train=0.5,train=0.5", "a b=1", ""])
@@ -112,12 +117,36 @@ def test_max_samples_draws_by_the_seed(source: Path, tmp_path: Path) -> None:
     assert prepare([source], tmp_path / "all", max_samples=100)["rows"] == 30
 
 
-def test_shards_are_a_partition(source: Path, tmp_path: Path) -> None:
-    seen = []
-    for part in (1, 2, 3):
-        prepare([source], tmp_path / str(part), shard=(part, 3))
-        seen += [row.id for row in load_samples(tmp_path / str(part))]
-    assert sorted(seen) == sorted(row.id for row in load_samples(source))
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_slices_join_to_the_bytes_of_one_run(source: Path, tmp_path: Path, count: int) -> None:
+    rows = json.loads(source.read_text())
+    bad = [{"id": f"b{index}", "conversations": talk("Hi", "")} for index in range(5)]
+    write_json(source, [*rows[:7], *bad[:3], *rows[7:], *bad[3:], rows[4]])
+    options = {"split": "train=0.8,val=0.2", "seed": 3, "reject": ["duplicate"]}
+    prepare([source], tmp_path / "whole", max_bad_fraction=0.5, **options)
+    slices = [tmp_path / f"slice{index}" for index in range(count)]
+    found = [prepare([source], folder, shard=(index + 1, count), **options) for index, folder in enumerate(slices)]
+    assert sum(part["rows"] + part["rejected"] for part in found) == 36
+    joined = prepare(slices[::-1], tmp_path / "joined", max_bad_fraction=0.5)
+    assert _bytes(tmp_path / "joined") == _bytes(tmp_path / "whole")
+    assert joined["rejected"] == 15  # five empty answers, nine copies of the text row, one of a picture's
+    with pytest.raises(DataError, match="cannot be used"):
+        prepare(slices, tmp_path / "strict")
+
+
+def test_slices_must_be_complete_and_alike(source: Path, tmp_path: Path) -> None:
+    slices = [tmp_path / name for name in ("one", "two")]
+    for index, folder in enumerate(slices):
+        prepare([source], folder, shard=(index + 1, 2))
+    with pytest.raises(DataError, match="2/2"):
+        prepare(slices[:1], tmp_path / "out")
+    with pytest.raises(DataError, match="slice 1 of 2"):
+        load_samples(slices[0])
+    with pytest.raises(UsageError, match="no slice"):
+        prepare([slices[0], source], tmp_path / "out")
+    prepare([source], slices[1], shard=(2, 2), seed=1, overwrite=True)
+    with pytest.raises(DataError, match="differs from the others in seed"):
+        prepare(slices, tmp_path / "out")
     with pytest.raises(UsageError):
         prepare([source], tmp_path / "none", shard=(4, 3))
 

@@ -1,0 +1,154 @@
+"""What can only be decided when all rows are known: duplicates, splits, leaks between them, and copies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from mmtune.data.drawing import Numbers, assign, components, mix, split_name
+from mmtune.data.parts import Parts
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """For each accepted row, in order.
+
+    Attributes:
+        row: Its number over all sources, ``[R]``.
+        split: Index into ``names``, ``[R]``.
+        copies: How often it is written, ``[R]``.
+        first: Number of the earlier row that says the same, -1 for none, ``[R]``.
+        leaks: Number of the training row that shares a picture with this row of another split, -1 for none, ``[R]``.
+    """
+
+    row: Numbers
+    split: Numbers
+    copies: Numbers
+    first: Numbers
+    leaks: Numbers
+    names: Sequence[str]
+    origin: Numbers = field(repr=False)
+    positions: Numbers = field(repr=False)
+    targets: Numbers = field(repr=False)
+
+
+def decide(
+    parts: Parts, fractions: dict[str, float] | None, seed: int, weights: Sequence[float], *, drop_duplicates: bool
+) -> Decisions:
+    """Look at all rows together; 50 to 100 bytes a row are in memory, and nothing of what rows say.
+
+    Args:
+        fractions: Splits that were asked for; without them rows go where their source says, else to ``train``.
+        weights: How often the rows of each source are used.
+    """
+    columns = _read(parts)
+    content = np.frombuffer(b"".join(columns["content"]), np.uint64).reshape(-1, 2)
+    row, origin = _joined(columns["row"], np.int64), _joined(columns["origin"], np.int32)
+    first = _first_of(content, row)
+    owners, keys, media = _keys(columns)
+    if fractions is not None:
+        everything = (np.concatenate([owners, np.arange(len(row))]), np.concatenate([keys, content[:, 0]]))
+        groups = components(*everything, len(row))
+        names, split = list(fractions), assign(groups, content[:, 0], fractions, seed)
+        leaks = np.full(len(row), -1, np.int64)
+    else:
+        names, split = _given(columns["split"])
+        leaks = _leaks(owners[media], keys[media], row, split, names)
+    used = leaks < 0
+    if drop_duplicates:
+        used &= first < 0
+    copies = _copies(row, origin, split, used, weights, seed, names)
+    positions, targets = (_joined(columns[name], np.int64) for name in ("positions", "targets"))
+    return Decisions(row, split, copies, first, leaks, names, origin, positions, targets)
+
+
+def _read(parts: Parts) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {name: [] for name in ("row", "origin", "content", "split", "positions", "targets")}
+    found |= {"keys": [], "counts": []}
+    for part in parts:
+        table = part.table.combine_chunks()
+        if not table.num_rows:
+            continue
+        found["row"].append(table["row"].to_numpy().copy())
+        found["origin"].append(table["origin"].to_numpy().copy())
+        for name in ("positions", "targets"):
+            found[name].append(table[name].fill_null(-1).to_numpy().copy())
+        found["content"].append(b"".join(table["content"].to_pylist()))
+        silent = table["split"].null_count == table.num_rows
+        found["split"].append([None] * table.num_rows if silent else table["split"].to_pylist())
+        lists = table["keys"].combine_chunks()
+        found["counts"].append(pc.list_value_length(lists).to_numpy().copy())
+        found["keys"].append(lists.flatten().to_numpy().copy())
+    return found
+
+
+def _joined(pieces: Sequence[Any], kind: Any) -> Numbers:
+    return np.concatenate(pieces).astype(kind) if pieces else np.empty(0, kind)
+
+
+def _keys(columns: Mapping[str, list[Any]]) -> tuple[Numbers, Numbers, Numbers]:
+    """Row and value of each key, and whether it is of a medium: the last key of a row is that of its id."""
+    counts, keys = _joined(columns["counts"], np.int64), _joined(columns["keys"], np.uint64)
+    media = np.ones(len(keys), bool)
+    media[np.cumsum(counts) - 1] = False
+    return np.repeat(np.arange(len(counts)), counts), keys, media
+
+
+def _first_of(content: Numbers, row: Numbers) -> Numbers:
+    """For each row the number of the first row with the same content, -1 for the first itself."""
+    order = np.lexsort((row, content[:, 1], content[:, 0]))
+    ordered = content[order]
+    begins = np.ones(len(row), bool)
+    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    firsts = row[order][np.maximum.accumulate(np.where(begins, np.arange(len(row)), 0))] if len(row) else row
+    found = np.full(len(row), -1, np.int64)
+    found[order[~begins]] = firsts[~begins]
+    return found
+
+
+def _given(pieces: Sequence[Sequence[str | None]]) -> tuple[list[str], Numbers]:
+    """Splits as the sources say them."""
+    number = {"train": 0}
+    found = [
+        np.array([number.setdefault(split_name(name or "train"), len(number)) for name in piece], np.int8)
+        for piece in pieces
+    ]
+    return list(number), _joined(found, np.int8)
+
+
+def _leaks(owners: Numbers, keys: Numbers, row: Numbers, split: Numbers, names: Sequence[str]) -> Numbers:
+    """Rows of other splits whose picture is in the training split."""
+    found = np.full(len(row), -1, np.int64)
+    if len(names) < 2 or not len(keys):
+        return found
+    in_train = split[owners] == 0
+    trained, place = np.unique(keys[in_train], return_index=True)
+    first = owners[in_train][place]
+    at = np.minimum(np.searchsorted(trained, keys), max(len(trained) - 1, 0))
+    same = (trained[at] == keys) & ~in_train if len(trained) else np.zeros(len(keys), bool)
+    found[owners[same]] = row[first[at[same]]]
+    return found
+
+
+def _copies(
+    row: Numbers, origin: Numbers, split: Numbers, used: Numbers, weights: Sequence[float], seed: int,
+    names: Sequence[str],
+) -> Numbers:  # fmt: skip
+    """A weight of 2.5 takes every row of a source twice and a drawn half of them a third time."""
+    copies = used.astype(np.int64)
+    weighted = names.index("train") if "train" in names else 0
+    for index, weight in enumerate(weights):
+        if weight == 1.0:
+            continue
+        places = np.flatnonzero(used & (origin == index) & (split == weighted))
+        whole = int(weight)
+        copies[places] = whole
+        more = round((weight - whole) * len(places))
+        if more:
+            chosen = np.argsort(mix(seed, row[places]), kind="stable")[:more]
+            copies[places[chosen]] += 1
+    return copies

@@ -1,0 +1,171 @@
+"""Checked rows on their way to shards: small files, each made by one process, kept until all is decided.
+
+A part is two files: the rows that can be used as an Arrow table, and a JSON with everything else, which is written
+last and so tells that the part is whole. A preparation that was killed goes on after the parts that are whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from mmtune.data.columns import WORKING, table_of
+from mmtune.data.intake import Accepted, Judge
+from mmtune.data.ledger import Rejected
+from mmtune.data.lengths import Lengths
+from mmtune.data.reading import RawRow
+
+Block = Sequence[tuple[int, int, RawRow]]
+"""(source, number over all sources, row)"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows in the order of their numbers."""
+
+    table: pa.Table
+    rejected: Sequence[Rejected]
+    warnings: Sequence[Mapping[str, Any]]  # {"row", "source", "id", "code", "text"}
+    rules: Counter[str] = field(default_factory=Counter)
+
+
+class Parts(Protocol):
+    """Parts that can be gone through again and again, in the order of their rows."""
+
+    def __iter__(self) -> Iterator[Part]: ...
+
+
+@dataclass(frozen=True)
+class PartMaker:
+    """Makes parts; picklable.
+
+    Attributes:
+        roots: Folders that media paths are written relative to.
+        model: Checkpoint that measures rows, if any.
+    """
+
+    judge: Judge
+    folder: Path
+    roots: Sequence[str]
+    model: str | None
+
+    def make(self, number: int, block: Block) -> int:
+        """Check the rows of a block and write them; returns how many they were."""
+        lengths = _lengths(self.model)
+        judged = [self.judge.judge(origin, count, row, lengths) for origin, count, row in block]
+        accepted = [row for row in judged if isinstance(row, Accepted)]
+        roots = [[root.folder for root in source.lookup.roots] for source in self.judge.sources]
+        table = table_of(accepted, self.roots, roots)
+        rest = {
+            "rejected": [row.to_json() for row in judged if not isinstance(row, Accepted)],
+            "warnings": [entry for row in accepted for entry in _entries(row)],
+            "rules": Counter(found.rule for row in accepted for found in row.found),
+        }
+        path = self.folder / f"{number:07d}.arrow"
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, WORKING) as writer:
+            writer.write_table(table)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(rest), encoding="utf-8")
+        os.replace(partial, path.with_suffix(".json"))
+        return len(block)
+
+
+@lru_cache(maxsize=1)
+def _lengths(model: str | None) -> Lengths | None:
+    return Lengths.of(model)
+
+
+def _entries(row: Accepted) -> Iterator[dict[str, Any]]:
+    for code, text in row.warnings:
+        yield {"source": row.sample.source, "id": row.sample.id, "code": code, "text": text, "row": row.number}
+
+
+class FolderParts:
+    """The parts in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def done(self) -> set[int]:
+        """Numbers of the parts that are whole."""
+        return {int(path.stem) for path in self.folder.glob("*.json")}
+
+    def __iter__(self) -> Iterator[Part]:
+        for path in sorted(self.folder.glob("*.json")):
+            rest = json.loads(path.read_text(encoding="utf-8"))
+            with pa.memory_map(str(path.with_suffix(".arrow"))) as file:
+                table = pa.ipc.open_file(file).read_all()
+                rejected = [Rejected.from_json(row) for row in rest["rejected"]]
+                yield Part(table, rejected, rest["warnings"], Counter(rest["rules"]))
+
+    def num_bytes(self) -> int:
+        """What the tables take on disk."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.arrow"))
+
+
+class MergedParts:
+    """The parts of several slices as one preparation would have made them: in the order of the rows."""
+
+    def __init__(self, slices: Iterable[Parts], window: int = 1024) -> None:
+        self._slices = list(slices)
+        self._window = window * len(self._slices)
+
+    def __iter__(self) -> Iterator[Part]:
+        streams = [_Stream(iter(parts)) for parts in self._slices]
+        limit = 0
+        while any(stream.alive for stream in streams):
+            limit += self._window
+            pieces = [stream.until(limit) for stream in streams]
+            table = pa.concat_tables([piece.table for piece in pieces])
+            order = np.argsort(table["row"].to_numpy(), kind="stable")
+            yield Part(
+                table.take(pa.array(order)),
+                sorted((row for piece in pieces for row in piece.rejected), key=lambda row: row.row),
+                sorted((entry for piece in pieces for entry in piece.warnings), key=lambda entry: entry["row"]),
+                sum((piece.rules for piece in pieces), Counter()),
+            )
+
+
+class _Stream:
+    """The rows of one slice, taken up to a number."""
+
+    def __init__(self, parts: Iterator[Part]) -> None:
+        self._parts = parts
+        self._tables: list[pa.Table] = []
+        self._rejected: list[Rejected] = []
+        self._warnings: list[Mapping[str, Any]] = []
+        self._seen = -1
+        self.alive = True
+
+    def until(self, limit: int) -> Part:
+        """All that is left of the rows below ``limit``."""
+        rules: Counter[str] = Counter()
+        while self.alive and self._seen < limit - 1:
+            part = next(self._parts, None)
+            if part is None:
+                self.alive = False
+                break
+            self._tables.append(part.table)
+            self._rejected += part.rejected
+            self._warnings += part.warnings
+            rules += part.rules
+            last = int(part.table["row"][-1].as_py()) if part.table.num_rows else -1
+            self._seen = max([self._seen, last, *(row.row for row in part.rejected[-1:])])
+        table = pa.concat_tables(self._tables) if self._tables else WORKING.empty_table()
+        cut = int(np.searchsorted(table["row"].to_numpy(), limit))
+        rejected = [row for row in self._rejected if row.row < limit]
+        warnings = [entry for entry in self._warnings if entry["row"] < limit]
+        self._tables = [table.slice(cut)] if cut < table.num_rows else []
+        self._rejected = self._rejected[len(rejected) :]
+        self._warnings = self._warnings[len(warnings) :]
+        self.alive = self.alive or bool(self._tables or self._rejected)
+        return Part(table.slice(0, cut), rejected, warnings, rules)
