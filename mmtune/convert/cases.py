@@ -72,11 +72,11 @@ def _with_picture(processor: MMTuneProcessor, vocabulary: int) -> Case:
     count = num_slots(processor.slots["image"], modality.positions(raw))
     pixels = raw["pixel_values"]
     shown = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
-    picture = Picture(pixels if pixels.dim() == 4 else pixels.unsqueeze(0), image.size, shown)
     marks = torch.full((count,), processor.placeholder_ids["image"])
     input_ids = torch.cat([text[:_TEXT], marks, text[_TEXT:]]).unsqueeze(0)
     media = {"image": {**modality.collate([raw]), "owner": torch.zeros(1, dtype=torch.long)}}
     ids = torch.cat([text[:_TEXT], torch.tensor([IMAGE]), text[_TEXT:]])
+    picture = Picture(pixels if pixels.dim() == 4 else pixels.unsqueeze(0), image.size, shown, media)
     return Case(ids, picture, {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "media": media})
 
 

@@ -16,6 +16,7 @@ from mmtune.convert.meta_shards import is_meta_folder
 from mmtune.convert.openai_clip import is_clip_file
 from mmtune.convert.tensors import has_weights, open_folder
 from mmtune.core.errors import CheckpointError
+from mmtune.model.checkpoint import ADAPTER_FILE, LORA_FOLDER
 
 _PROJECTOR = re.compile(r"(?:^|\.)mm_projector\.(.+)$")
 _VLORA_ONLY = ("Bs", "pos_embed", "visual_proj.weight")
@@ -68,7 +69,9 @@ def form_of(path: Path) -> str:
     """Whether a folder holds everything, a LoRA, or the projector alone; ``file`` for a single file."""
     if path.is_file() or is_lavin(path):
         return "file"
-    if is_meta_folder(path) or (path / "adapter.safetensors").is_file():
+    if (path / ADAPTER_FILE).is_file():
+        return "lora" if (path / LORA_FOLDER).is_dir() else "full"
+    if is_meta_folder(path):
         return "full"
     if (path / "adapter_config.json").is_file() or has_weights(path, ("adapter_model",)):
         return "lora"

@@ -16,6 +16,7 @@ from mmtune.convert.locate import Place, locate
 from mmtune.convert.plan import OriginalFiles, Request
 from mmtune.convert.tensors import Store, StoredTensor, has_weights, not_understood, open_folder
 from mmtune.convert.tokenizer_files import NAMES as TOKENIZER_FILES
+from mmtune.convert.tokenizer_files import find_tokenizer
 from mmtune.convert.vision import Tower
 from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError
 
@@ -198,6 +199,8 @@ def _tokenizer(folder: Path, language: Language) -> Path:
     for candidate in (folder, language.tokenizer or language.folder):
         if any((candidate / name).is_file() for name in TOKENIZER_FILES[:2]):
             return candidate
+    if (beside := find_tokenizer(language.folder)) is not None:  # the language model inside an mmtune folder
+        return beside
     raise CheckpointError(
         f"No tokenizer: neither the checkpoint nor its base has {' or '.join(TOKENIZER_FILES[:2])}.",
         where=str(folder),

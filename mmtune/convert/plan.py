@@ -69,7 +69,7 @@ class Picture:
         pixels: ``[tiles, 3, H, W]``.
         size: (width, height) before it was prepared.
         image: The picture itself, ``[height, width, 3]`` uint8.
-        media: Instead of all these, prepared items by modality, for methods that take more than pictures.
+        media: Prepared items by modality as in a batch; all there is when a method takes more than pictures.
     """
 
     pixels: Tensor

@@ -21,7 +21,7 @@ HEADS = 16  # fixed in the original code
 MERGING = "VLoRA's weights depend on the picture: there is no single set of weights to merge into the language model."
 
 # Original name of a block's module -> ours.
-_BLOCK = {
+BLOCK = {
     "self_attn": "self_attention",
     "multihead_attn": "cross_attention",
     "linear1": "feed_forward_in",
@@ -278,7 +278,7 @@ def translate(name: str, sizes: Dimensions) -> str:
     decoder, rest = (words[1], words[2:]) if sizes.separate else ("0", words[1:])
     prefix = f"generator.decoders.{decoder}."
     if rest[0] == "decoders":
-        return prefix + ".".join(("blocks", rest[1], _BLOCK[rest[2]], *rest[3:]))
+        return prefix + ".".join(("blocks", rest[1], BLOCK[rest[2]], *rest[3:]))
     if rest[0] == "weights_head":
         return prefix + ".".join(("head", *rest[1:]))
     return prefix + ".".join(rest)
