@@ -68,7 +68,8 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             torch.manual_seed(seed)
             self.method: Method = method_class(self.method_settings(config), self.host, self.modalities)
             self.method.attach(self.host, dict(encoders), self.slot)
-        self.placeholder_ids = {name: self.host.vocab_size + index for index, name in enumerate(sorted(self.modalities))}
+        ordered = sorted(self.modalities)  # a saved configuration does not keep their order
+        self.placeholder_ids = {name: self.host.vocab_size + index for index, name in enumerate(ordered)}
         accepted = inspect.signature(language_model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._slices_logits = "logits_to_keep" in accepted
