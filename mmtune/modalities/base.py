@@ -80,6 +80,11 @@ class Modality(ABC):
             CheckpointError: No such encoder, or a damaged one.
         """
 
+    def empty_encoder(self, dtype: torch.dtype) -> nn.Module:
+        """The encoder on the meta device, to count what it costs; one that reads no weights for it does better."""
+        with torch.device("cpu"):
+            return self.load_encoder(dtype).to("meta")
+
     @abstractmethod
     def encode(self, encoder: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Run the encoder on collated inputs: values ``[N, P, D]``, mask ``[N, P]`` or None, line breaks or None."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from mmtune.core.errors import CheckpointError, ResourceError, UsageError
@@ -21,8 +22,10 @@ from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor, load_tokenizer
 from mmtune.model.processor_files import slots_of
+from mmtune.model.quantised import quantisation, quantising
 from mmtune.model.sources import NANO, loading_error, read_modality, resolve_source
 
+META = torch.device("meta")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -38,8 +41,11 @@ def build_model(
     dtype: str = "float32",
     device: str = "cpu",
     attention: str | None = None,
+    bits: int | None = None,
 ) -> tuple[MMTuneModel, MMTuneProcessor]:
     """A pretrained base and encoders with a fresh method between them.
+
+    On the device ``meta`` no weight is read or made: the model is there to be counted.
 
     Args:
         base: ``nano``, a folder, or a hub id of a causal language model.
@@ -51,8 +57,10 @@ def build_model(
         seed: Seed of the method's initial weights.
         dtype: Of base and encoders; the method itself is float32.
         attention: Attention implementation of transformers, its default when absent.
+        bits: 4 or 8 quantises the base's linear maps; see :mod:`mmtune.model.quantised`.
 
     Raises:
+        NotPossibleError: Quantisation that cannot run here.
         UsageError: Unknown method, modality or setting.
         CheckpointError, ResourceError: A base or encoder that cannot be loaded.
     """
@@ -80,13 +88,19 @@ def build_model(
         template=template or _default_template(base, tokenizer),
     )
     config.settings = MMTuneModel.method_settings(config).model_dump(mode="json")
-    model = _assemble(config, modalities, dtype=dtype, attention=attention, seed=seed)
+    chosen = META if device == META.type else resolve_device(device)
+    model = _assemble(config, modalities, chosen, dtype=dtype, attention=attention, seed=seed, bits=bits)
     processor = make_processor(model, tokenizer)
-    return model.to(resolve_device(device)), processor
+    return model.to(chosen), processor
 
 
 def load(
-    source: str | Path, *, device: str = "auto", dtype: str = "auto", attention: str | None = None
+    source: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attention: str | None = None,
+    bits: int | None = None,
 ) -> tuple[MMTuneModel, MMTuneProcessor]:
     """Load a checkpoint: a folder, a hub id, or ``nano`` for the bundled one.
 
@@ -102,7 +116,7 @@ def load(
         ResourceError: No such device, or the hub is out of reach.
     """
     folder = checkpoint_folder(str(source))
-    model = load_model(folder, device=device, dtype=dtype, attention=attention)
+    model = load_model(folder, device=device, dtype=dtype, attention=attention, bits=bits)
     return model, MMTuneProcessor.from_pretrained(folder)
 
 
@@ -112,6 +126,7 @@ def load_model(
     device: str = "cpu",
     dtype: str | torch.dtype | None = "auto",
     attention: str | None = None,
+    bits: int | None = None,
     attn_implementation: str | None = None,
     torch_dtype: str | torch.dtype | None = None,
     config: MMTuneConfig | None = None,
@@ -120,7 +135,7 @@ def load_model(
     """The model of a checkpoint; the names transformers uses for the same options are accepted too."""
     folder = checkpoint_folder(str(source))
     found = read_config(folder)
-    chosen = resolve_device(device)
+    chosen = META if device == META.type else resolve_device(device)
     name = _dtype_name(torch_dtype or dtype, chosen)
     modalities = {}
     for modality, entry in found.encoders.items():
@@ -129,7 +144,12 @@ def load_model(
             entry["source"] = modalities[modality].source
     if found.base["source"] != NANO:
         found.base["source"] = resolve_source(found.base["source"], "llm", folder)
-    model = _assemble(found, modalities, dtype=name, attention=attention or attn_implementation, seed=0)
+    attention = attention or attn_implementation
+    model = _assemble(found, modalities, chosen, dtype=name, attention=attention, seed=0, bits=bits)
+    if chosen == META:
+        if (Path(folder) / LORA_FOLDER).is_dir():
+            model.inject_lora(LoraConfig.from_pretrained(str(Path(folder) / LORA_FOLDER)))
+        return model.eval()
     check_probe(model, str(folder))
     load_method_weights(model.method, Path(folder) / ADAPTER_FILE)
     if (Path(folder) / LORA_FOLDER).is_dir():
@@ -193,28 +213,59 @@ def resolve_device(device: str) -> torch.device:
 
 
 def _assemble(
-    config: MMTuneConfig, modalities: dict[str, Modality], *, dtype: str, attention: str | None, seed: int
+    config: MMTuneConfig,
+    modalities: dict[str, Modality],
+    device: torch.device,
+    *,
+    dtype: str,
+    attention: str | None,
+    seed: int,
+    bits: int | None,
 ) -> MMTuneModel:
     if dtype not in DTYPES:
         raise UsageError(f"Unknown dtype '{dtype}'. Allowed: {', '.join(DTYPES)}.", where="--dtype", fix="use float32")
-    language_model = _load_language_model(config, DTYPES[dtype], attention)
-    encoders: dict[str, nn.Module] = {
-        name: modality.load_encoder(DTYPES[dtype]) for name, modality in modalities.items()
-    }
-    for part in (language_model, *encoders.values()):
-        part.requires_grad_(False)
-    return MMTuneModel(config, language_model, encoders, modalities, seed=seed)
+    if device == META:
+        with META:
+            language_model = _empty_language_model(config, DTYPES[dtype], attention)
+            encoders = {name: modality.empty_encoder(DTYPES[dtype]) for name, modality in modalities.items()}
+            return MMTuneModel(config, language_model.requires_grad_(False), _frozen(encoders), modalities, seed=seed)
+    quantised = quantisation(bits, DTYPES[dtype], device) if bits is not None else {}
+    with quantising(bits):
+        language_model = _load_language_model(config, DTYPES[dtype], attention, quantised).requires_grad_(False)
+    encoders = {name: modality.load_encoder(DTYPES[dtype]) for name, modality in modalities.items()}
+    return MMTuneModel(config, language_model, _frozen(encoders), modalities, seed=seed)
 
 
-def _load_language_model(config: MMTuneConfig, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
+def _frozen(encoders: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    return {name: encoder.requires_grad_(False) for name, encoder in encoders.items()}
+
+
+def _empty_language_model(config: MMTuneConfig, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
+    source = resolve_source(config.base["source"], "llm")
+    options = {} if attention is None else {"attn_implementation": attention}
+    try:
+        found = AutoConfig.from_pretrained(source, revision=config.base.get("revision"), trust_remote_code=False)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            found, dtype=dtype, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise loading_error(source, "language model", error) from error
+    return model.eval()
+
+
+def _load_language_model(
+    config: MMTuneConfig, dtype: torch.dtype, attention: str | None, quantised: Mapping[str, Any]
+) -> PreTrainedModel:
     source = resolve_source(config.base["source"], "llm")
     transformers_logging.disable_progress_bar()
-    options = {} if attention is None else {"attn_implementation": attention}
+    options = dict(quantised) if attention is None else {**quantised, "attn_implementation": attention}
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             source, revision=config.base.get("revision"), dtype=dtype, trust_remote_code=False, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if quantised and not isinstance(error, OSError):
+            raise  # told as what it is
         raise loading_error(source, "language model", error) from error
     return model.eval()
 

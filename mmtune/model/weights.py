@@ -59,9 +59,14 @@ def save_language_model(model: MMTuneModel, folder: Path, weights: Mapping[str, 
 
 
 def probed_names(model: MMTuneModel) -> list[str]:
-    """The input embeddings and one matrix of the last block, by which another base is recognised."""
-    blocks = model.host.blocks()
-    wanted = [model.host.input_embeddings.weight, next(p for p in blocks[-1].parameters() if p.dim() == 2)]
+    """The input embeddings and one matrix of the last block, by which another base is recognised.
+
+    The matrices of a quantised base are no plain numbers: the embeddings alone speak for it.
+    """
+    own = set(map(id, model.roles()["language"]))
+    matrices = (p for p in model.host.blocks()[-1].parameters() if p.dim() == 2 and id(p) in own)
+    found = next((matrix for matrix in matrices if matrix.is_floating_point()), None)
+    wanted = [model.host.input_embeddings.weight, *([] if found is None else [found])]
     names = {id(parameter): name for name, parameter in model.language_model.named_parameters()}
     return [names[id(parameter)] for parameter in wanted]
 

@@ -31,7 +31,7 @@ from mmtune.train.guards import (
 )
 from mmtune.train.interrupt import StopRequest
 from mmtune.train.metrics import Clock, MetricsFile, Totals
-from mmtune.train.optim import Group, make_optimizer, rate_multiplier, set_rates
+from mmtune.train.optim import Group, epoch_multiplier, make_optimizer, rate_multiplier, set_rates
 from mmtune.train.recipe import Recipe
 from mmtune.train.rejects import Ledger
 from mmtune.train.saver import Saver
@@ -218,7 +218,12 @@ class Loop:
         return row, counts.with_media > 0
 
     def _multiplier(self) -> float:
-        return rate_multiplier(self._train.schedule, self.step, self.total_steps, self._train.warmup_ratio)
+        train = self._train
+        if train.warmup_epochs is None:
+            return rate_multiplier(train.schedule, self.step, self.total_steps, train.warmup_ratio)
+        after = self._data.feed.epochs_after
+        epochs = min(train.epochs, after(self.total_steps))
+        return epoch_multiplier(train.schedule, after(self.step), epochs, train.warmup_epochs)
 
     def _update(self, batches: Sequence[Batch], targets: int) -> tuple[float, float | None]:
         if targets == 0:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from mmtune.core.errors import CheckpointError, MissingExtraError, NotPossibleError, RecipeError, UsageError
+from mmtune.core.errors import CheckpointError, NotPossibleError, RecipeError, UsageError
 from mmtune.core.registry import canonical
 from mmtune.modalities import MODALITIES
 from mmtune.model.build import build_model, load
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
+from mmtune.model.quantised import quantisation
 from mmtune.train.precision import base_dtype
 from mmtune.train.recipe import Recipe
 
@@ -21,17 +21,21 @@ def refuse_impossible(recipe: Recipe, device: torch.device) -> None:
     """Say no before anything is loaded.
 
     Raises:
-        NotPossibleError: Quantisation where there is none.
-        MissingExtraError: qlora without its library.
+        NotPossibleError: Quantisation where there is none, or without its library.
     """
-    if recipe.tune.kind == "qlora":
-        if find_spec("bitsandbytes") is None:
-            raise MissingExtraError("tune.kind: qlora", "quant")
-        raise NotPossibleError(
-            f"Quantised bases are not available in this version (device {device.type}).",
-            where=recipe.where("tune.kind"),
-            fix="--tune lora",
-        )
+    bits = bits_of(recipe)
+    if bits is None:
+        return
+    try:
+        quantisation(bits, torch.float32, device)
+    except NotPossibleError as error:
+        error.where = recipe.where("tune.bits" if recipe.tune.bits is not None else "tune.kind")
+        raise
+
+
+def bits_of(recipe: Recipe) -> int | None:
+    """The bits of the base's weights; ``qlora`` means 4 unless it says otherwise."""
+    return recipe.tune.bits or (4 if recipe.tune.kind == "qlora" else None)
 
 
 def make_model(recipe: Recipe, precision: str, device: torch.device) -> tuple[MMTuneModel, MMTuneProcessor]:
@@ -56,12 +60,13 @@ def make_model(recipe: Recipe, precision: str, device: torch.device) -> tuple[MM
             seed=recipe.train.seed,
             dtype=dtype,
             device=str(device),
+            bits=bits_of(recipe),
         )
     tune = recipe.tune
     has_lora = bool(model.roles()["lora"])
-    if tune.kind == "lora" and has_lora:
+    if tune.kind in ("lora", "qlora") and has_lora:
         _refuse_other_rank(recipe, model)
-    elif tune.kind == "lora":
+    elif tune.kind in ("lora", "qlora"):
         torch.manual_seed(recipe.train.seed)
         model.add_lora(rank=tune.rank, alpha=tune.alpha, dropout=tune.dropout, targets=tune.targets)
         model.to(device)
@@ -99,7 +104,7 @@ def encoder_entries(recipe: Recipe) -> dict[str, Any]:
 
 def _load_checkpoint(recipe: Recipe, dtype: str, device: torch.device) -> tuple[MMTuneModel, MMTuneProcessor]:
     source = str(recipe.model.checkpoint)
-    model, processor = load(source, device=str(device), dtype=dtype)
+    model, processor = load(source, device=str(device), dtype=dtype, bits=bits_of(recipe))
     if canonical(model.config.method) != recipe.method:
         raise CheckpointError(
             f"The checkpoint holds the method '{model.config.method}', the recipe names '{recipe.method}'.",

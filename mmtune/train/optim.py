@@ -109,9 +109,27 @@ def rate_multiplier(schedule: str, step: int, total: int, warmup_ratio: float) -
     warmup = math.ceil(total * warmup_ratio)
     if step < warmup:
         return (step + 1) / warmup
+    return _decay(schedule, (step - warmup) / max(1, total - warmup))
+
+
+def epoch_multiplier(schedule: str, epoch: float, epochs: float, warmup_epochs: float) -> float:
+    """What the peak learning rate is multiplied with at a fraction of an epoch: warm-up from zero, then as scheduled.
+
+    Args:
+        epoch: Of the step to come, counted from 0, for example 1.5.
+        epochs: Of the whole run.
+
+    Source:
+        LaVIN (arXiv 2305.15023), whose code has this schedule from MAE (arXiv 2111.06377).
+    """
+    if epoch < warmup_epochs:
+        return epoch / warmup_epochs
+    return _decay(schedule, (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9))
+
+
+def _decay(schedule: str, progress: float) -> float:
     if schedule == "constant":
         return 1.0
-    progress = (step - warmup) / max(1, total - warmup)
     if schedule == "linear":
         return 1.0 - progress
     return 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -161,8 +161,8 @@ def check_consistency(recipe: Recipe) -> None:
     """Refuse settings that are valid alone and contradict each other.
 
     Raises:
-        RecipeError: LoRA is to be trained but not set up, set up but not trained, bits are given without qlora, or the
-            original order of batches is to have a limit of tokens.
+        RecipeError: LoRA is to be trained but not set up, set up but not trained, quantised weights are to be trained,
+            or the original order of batches is to have a limit of tokens.
     """
     kind, roles = recipe.tune.kind, recipe.train.roles
     if "lora" in roles and kind not in ("lora", "qlora"):
@@ -181,9 +181,10 @@ def check_consistency(recipe: Recipe) -> None:
             where=recipe.where("train.grouping"),
             fix="--set train.grouping=length, or leave train.tokens_per_batch at null",
         )
-    if recipe.tune.bits is not None and kind != "qlora":
-        message = f"tune.bits is {recipe.tune.bits} but tune.kind is '{kind}'."
-        raise RecipeError(message, where=recipe.where("tune.bits"), fix="--tune qlora, or tune.bits: null")
+    if recipe.tune.bits is not None and (kind not in ("method", "qlora") or "language" in roles):
+        message = f"tune.bits is {recipe.tune.bits} but tune.kind is '{kind}': quantised weights cannot be trained."
+        fix = "--tune method or --tune qlora, or tune.bits: null"
+        raise RecipeError(message, where=recipe.where("tune.bits"), fix=fix)
 
 
 def _refuse_unknown_sections(layers: Sequence[Layer]) -> None:

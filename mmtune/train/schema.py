@@ -87,7 +87,8 @@ class TrainRecipe(Settings):
     ``none`` for random ones; null is ``length`` with ``tokens_per_batch``, else ``none``. ``batch_size`` and
     ``tokens_per_batch`` (positions, padding included) are those of a micro-batch over all processes. A single number
     for ``learning_rate`` changes only ``default`` of what a preset says, a table that has a ``default`` and more
-    replaces it.
+    replaces it. ``warmup_epochs`` stands in for ``warmup_ratio``: the rate then follows the epoch as a fraction, from
+    zero at the start.
     """
 
     roles: list[str] = Field(default_factory=lambda: ["method"], min_length=1)
@@ -100,6 +101,7 @@ class TrainRecipe(Settings):
     learning_rate: dict[str, float] = Field(default_factory=lambda: {"default": 2e-4})
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(0.03, ge=0, le=1)
+    warmup_epochs: float | None = Field(None, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float | None = Field(1.0, gt=0)

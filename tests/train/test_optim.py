@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from mmtune.core.errors import NumericalError, RecipeError
 from mmtune.train.checks import MovementCheck, finest_roles
-from mmtune.train.optim import make_optimizer, parameter_groups, rate_multiplier, set_rates
+from mmtune.train.optim import epoch_multiplier, make_optimizer, parameter_groups, rate_multiplier, set_rates
 from mmtune.train.schema import TrainRecipe
 
 
@@ -88,3 +91,13 @@ def test_movement_is_judged_by_role() -> None:
         model[0].weight.add_(1.0)
     with pytest.raises(NumericalError, match=r"frozen weight '0\.weight' changed"):
         check(saw_media=False)
+
+
+def test_the_schedule_by_epochs_is_that_of_lavin() -> None:
+    """Rates that the published code gives at fractions of epochs, for three of its scripts."""
+    cases = json.loads((Path(__file__).parents[1] / "golden" / "lavin" / "a" / "lr_schedule.json").read_text())
+    for case in cases.values():
+        for epoch, rate in case["points"].items():
+            found = epoch_multiplier("cosine", float(epoch), case["epochs"], case["warmup"])
+            assert case["lr"] * found == pytest.approx(rate, rel=1e-12)
+    assert epoch_multiplier("linear", 3.0, 5, 1) == 0.5

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
+from mmtune.core.errors import NotPossibleError
 from mmtune.train.presets import list_presets, load_preset
 from mmtune.train.recipe import dump, resolve
 from mmtune.train.run import train
 from tests.tiny import save_tiny_lm
 
 PRESETS = sorted(list_presets())
-SMALLER = {"vlora": {"dim": 32, "heads": 4, "rank": 4, "depth": 1, "every": 2}, "llava": {}}
+SMALLER = {"vlora": {"dim": 32, "heads": 4, "rank": 4, "depth": 1, "every": 2}, "llava": {}, "lavin": {"hidden": 16}}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,21 @@ def test_published_numbers() -> None:
     assert full.train.roles == ["method", "language"]
 
 
+def test_published_numbers_of_lavin() -> None:
+    for name in PRESETS:
+        if not name.startswith("lavin-"):
+            continue
+        recipe = resolve("finetune", preset=name)
+        step = recipe.train.batch_size * recipe.train.accumulation
+        assert (step, recipe.train.learning_rate["default"]) == (32, pytest.approx(9e-3 * step / 256))
+        assert (recipe.train.betas, recipe.train.weight_decay, recipe.data.max_length) == ((0.9, 0.95), 0.02, 511)
+        assert recipe.model.settings["temperature"] == (5.0 if "13b" in name else 10.0)
+        lite = name.endswith("-lite")
+        assert (recipe.tune.bits, recipe.train.gradient_checkpointing) == ((4, True) if lite else (None, False))
+        wanted = ("lavin", 15, 0.2) if "dialogue" in name else ("lavin_sqa", 20, 2)
+        assert (recipe.data.template, recipe.train.epochs, recipe.train.warmup_epochs) == wanted
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_trains(
     name: str, deep_base: str, vision: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -63,6 +80,11 @@ def test_a_preset_trains(
         "run.device": "cpu",
     }
     recipe = resolve(verb, preset=name, overrides=overrides, sets=["data.workers=0"])
+    if recipe.tune.bits is not None and find_spec("bitsandbytes") is None:
+        with pytest.raises(NotPossibleError, match="bits") as caught:
+            train(recipe, verb=verb, output=tmp_path)
+        assert caught.value.fix == 'pip install "mmtune[quant]"'
+        return
     if recipe.data.template == "plain":
         recipe = resolve(verb, preset=name, overrides={**overrides, "data.train": [{"path": str(data), "limit": 10}]})
     result = train(recipe, verb=verb, output=tmp_path)

@@ -114,7 +114,7 @@ def test_a_later_kind_replaces_earlier_roles_and_the_other_way_round(tmp_path: P
         ("method: vlora\ndata:\n  train:\n  - {path: a}\n  - {pat: b}\n", "recipe.yaml:5", "Did you mean 'path'"),
         ("method: vlora\ntrain: {roles: [lora]}\n", "recipe.yaml:2", "tune.kind is 'method'"),
         ("method: vlora\ntune: {kind: lora}\ntrain: {roles: [method]}\n", "recipe.yaml:3", "leaves 'lora' out"),
-        ("method: vlora\ntune: {bits: 4}\n", "recipe.yaml:2", "tune.bits"),
+        ("method: vlora\ntune: {kind: full, bits: 4}\n", "recipe.yaml:2", "tune.bits"),
     ],
 )
 def test_faults_name_file_and_line(tmp_path: Path, text: str, place: str, words: str) -> None:

@@ -1,0 +1,74 @@
+"""Bases in 4 or 8 bit by bitsandbytes: the linear maps inside the blocks, as LaVIN's lite variant and QLoRA have it.
+
+Embeddings, norms and the output head keep their precision, and so do the encoders. Where this cannot run it is refused,
+never replaced by a run in 16 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from mmtune.core.errors import MissingExtraError, MMTuneError, NotPossibleError
+
+BITS = (4, 8)
+_OUTLIERS = 6.0  # LLM.int8: features beyond it are computed in 16 bits
+
+
+def quantisation(bits: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """The options of ``from_pretrained`` that load a base in so many bits: NF4 with double quantisation, or LLM.int8.
+
+    Args:
+        dtype: What the quantised maps compute in.
+
+    Raises:
+        MissingExtraError: bitsandbytes is not installed; the message has the line that installs it.
+        NotPossibleError: It does not run on this device.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtraError(f"A base in {bits} bits (tune.bits)", "quant")
+    if device.type not in ("cuda", "xpu", "cpu"):
+        raise NotPossibleError(
+            f"bitsandbytes does not run on the device '{device.type}'.",
+            where="tune.bits",
+            fix="use --device cuda or cpu, or tune.bits: null",
+        )
+    from transformers import BitsAndBytesConfig
+
+    config = (
+        BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        if bits == 4
+        else BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=_OUTLIERS)
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+@contextmanager
+def quantising(bits: int | None) -> Iterator[None]:
+    """Say that quantisation is what failed.
+
+    Raises:
+        NotPossibleError: bitsandbytes or transformers refuse this base, device or version.
+    """
+    try:
+        yield
+    except MMTuneError:
+        raise
+    except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
+        if bits is None:
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise NotPossibleError(
+            f"The base cannot be loaded in {bits} bits: {reason}",
+            where="tune.bits",
+            fix='pip install -U "mmtune[quant]", use another --device, or set tune.bits: null for a base in 16 bits',
+        ) from error
