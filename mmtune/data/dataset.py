@@ -11,12 +11,11 @@ from typing import Any
 
 from mmtune.core.errors import DataError
 from mmtune.data.cache import prepared
-from mmtune.data.locate import data_names, split_files
+from mmtune.data.locate import data_names, is_whole, split_files
 from mmtune.data.media import CheckMedia, MediaLookup
 from mmtune.data.packing import MANIFEST, SCHEMA_NAME, read_rejected
 from mmtune.data.shards import ShardReader
 from mmtune.data.slices import SLICE
-from mmtune.data.sources import claiming
 from mmtune.data.tables import FirstRows, JoinedRows, PackedRows, Places, Rows, SampleTable
 
 __all__ = ["SampleTable", "load_samples"]
@@ -85,7 +84,8 @@ def _open(path: str | Path, options: _Options) -> SampleTable:
     folder = Path(path)
     if (folder / MANIFEST).is_file():
         return _open_prepared(folder, options)
-    if folder.is_dir() and claiming(folder) is None and all(file.suffix in _JSON for file in data_names(folder)):
+    files = data_names(folder) if folder.is_dir() and not is_whole(folder) else []
+    if files and all(file.suffix in _JSON for file in files):
         return _open_json_folder(folder, options)
     if options.split == "val" and folder.is_file():
         raise DataError("A data file has no validation split.", where=str(path), fix="name a file for validation")

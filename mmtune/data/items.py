@@ -75,11 +75,6 @@ def settled_item(modality: str, value: Any, key: str) -> Any:
     return found
 
 
-def is_inline(item: Any) -> bool:
-    """Whether an item is a value of its own, not a file, URL or bytes."""
-    return not isinstance(item, str | bytes | bytearray)
-
-
 def with_paths(item: Any, locate: Callable[[str], str]) -> Any:
     """The same item with every path in it replaced."""
     if isinstance(item, str):

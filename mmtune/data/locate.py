@@ -40,9 +40,11 @@ def locate(name: str | Path) -> list[Located]:
     path = Path(name)
     if str(name).startswith(_HUB) or _is_hub_id(path):
         return [Located(Path(str(name).removeprefix(_HUB)), hub=True)]
-    if path.is_dir() and (claiming(path) is not None or not data_names(path)):
+    if is_whole(path):
+        return [Located(path)]
+    if path.is_dir() and not data_names(path):
         _refuse_prepared(path)
-        if claiming(path) is None and not find_reader(path).claims(path):
+        if not find_reader(path).claims(path):
             raise DataError(
                 f"The folder holds no {' or '.join(ENDINGS)} file, and no pictures with captions.",
                 where=str(path),
@@ -54,6 +56,14 @@ def locate(name: str | Path) -> list[Located]:
     if "train" not in known.values() or "val" not in known.values():
         known = {}
     return [Located(file, split=known.get(file)) for file in files]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a folder is one source, in a format or container made of several files."""
+    if not path.is_dir():
+        return False
+    reader = find_reader(path)
+    return claiming(path) is not None or (reader.whole and reader.claims(path))
 
 
 def data_files(path: Path) -> list[Path]:

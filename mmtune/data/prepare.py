@@ -77,7 +77,6 @@ def prepare(
         format: Name of a data format, or ``auto`` to tell it from the first row.
         media_root: Folders that media are looked up in besides the data file's own.
         max_samples: Read only so many rows, drawn by the seed.
-        seed: Of drawing and splitting.
         shard: ``(i, n)`` reads only rows i, i + n, i + 2n, … (counted from 1) and writes a slice.
         check_media: ``none``, ``stat`` (there, a file, not empty) or ``decode``.
         split: For example ``train=0.98,val=0.02``; rows with the same picture, text or id stay together.

@@ -20,12 +20,14 @@ class Reader:
     Attributes:
         claims: Whether a file or folder is of this kind; asked of existing paths.
         rows: Its rows, one at a time, at constant memory.
+        whole: Whether a folder that it claims is never looked into for single data files.
         count: How many rows there are, where that is known without reading them; None otherwise.
     """
 
     claims: Callable[[Path], bool]
     rows: Callable[[Path], Iterator[RawRow]]
     count: Callable[[Path], int] | None = None
+    whole: bool = False
 
 
 READERS = Registry(

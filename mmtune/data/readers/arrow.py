@@ -98,4 +98,4 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-READER = Reader(_claims, _rows, _count)
+READER = Reader(_claims, _rows, _count, whole=True)
