@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from mmtune.core.errors import NotPossibleError
+from mmtune.modalities import MODALITIES
+from mmtune.testing.encoders import TINY_ENCODERS
 from mmtune.train.presets import list_presets, load_preset
 from mmtune.train.recipe import dump, resolve
 from mmtune.train.run import train
+from tests.convert.originals_multi_token import INSTRUCTION
 from tests.tiny import save_tiny_lm
 
-PRESETS = sorted(list_presets())
-SMALLER = {"vlora": {"dim": 32, "heads": 4, "rank": 4, "depth": 1, "every": 2}, "llava": {}, "lavin": {"hidden": 16}}
+ALL_PRESETS = sorted(list_presets())
+MULTI_TOKEN = [name for name in ALL_PRESETS if name.startswith("multi-token-7b-")]
+PRESETS = [name for name in ALL_PRESETS if name not in MULTI_TOKEN]
+SMALLER = {
+    "vlora": {"dim": 32, "heads": 4, "rank": 4, "depth": 1, "every": 2}, "lavin": {"hidden": 16},
+    "llava": {}, "multi_token": {},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +39,7 @@ def test_each_says_what_it_is_and_where_it_is_from() -> None:
     assert set(PRESETS) >= {
         "vlora-7b-pretrain", "vlora-7b-finetune", "llava-1.5-7b-pretrain", "llava-1.5-7b-finetune", "llava-1.5-7b-lora"
     }  # fmt: skip
-    for name in PRESETS:
+    for name in ALL_PRESETS:
         values = load_preset(name)
         assert values["describe"]
         assert values["source"]
@@ -92,3 +103,59 @@ def test_a_preset_trains(
     assert result["loss"]["last"] > 0
     again = resolve(verb, file=tmp_path / "recipe.yaml")
     assert dump(again) == (tmp_path / "recipe.yaml").read_text()
+
+
+def test_published_numbers_of_multi_token() -> None:
+    assert len(MULTI_TOKEN) == 16
+    widths = {"audio-clap": 5, "imagebind": 4, "document-gte": 4, "document-gte-x16": 32, "vision-clip": None}
+    for name in MULTI_TOKEN:
+        recipe = resolve("finetune", preset=name)
+        assert recipe.train.batch_size * recipe.train.accumulation == 32
+        assert (recipe.train.learning_rate, recipe.train.epochs) == ({"default": 1e-5}, 1)
+        builder, _, stage = name.removeprefix("multi-token-7b-").rpartition("-")
+        ((modality, projector),) = recipe.model.settings["projectors"].items()
+        assert modality in (recipe.model.encoders or {"image": None})
+        assert projector.get("width") == widths.get(builder, 10)
+        assert recipe.train.roles == (["method"] if stage == "pretrain" else ["method", "lora"])
+
+
+@pytest.mark.parametrize("name", [name for name in MULTI_TOKEN if "imagebind" not in name])
+def test_a_preset_of_multi_token_trains(
+    name: str, vision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
+    torch.set_num_threads(1)
+    base = Path(save_tiny_lm(tmp_path / "base"))
+    (base / "chat_template.jinja").write_text(INSTRUCTION)
+    values = load_preset(name)
+    ((modality, _),) = values["model"]["settings"]["projectors"].items()
+    kind = MODALITIES.load(modality)
+    items: list[Any] = ["0.png", "1.png", "2.png"]
+    encoder = {"model.vision": vision}
+    for index, color in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (20, 16), color).save(tmp_path / items[index])
+    if modality != "image":
+        made = TINY_ENCODERS[modality]
+        encoder = {f"model.encoders.{modality}.source": made.save(tmp_path / "encoder")}
+        items = [write_item(tmp_path / f"item{index}", item) for index, item in enumerate(made.items())]
+    talk = [{"role": "user", "content": f"{kind.marker} What?"}, {"role": "assistant", "content": "That."}]
+    rows = [{"messages": talk, kind.data_key: [item]} for item in items]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    overrides = {
+        "model.base": str(base), **encoder, "data.train": [{"path": str(tmp_path / "rows.jsonl")}],
+        "train.epochs": 40, "train.max_steps": 2, "run.device": "cpu",
+    }  # fmt: skip
+    verb = name.rpartition("-")[2]
+    recipe = resolve(verb, preset=name, overrides=overrides, sets=["data.workers=0"])
+    result = train(recipe, verb=verb, output=tmp_path / "run")
+    assert result["steps"] == 2
+    assert result["loss"]["last"] > 0
+
+
+def write_item(path: Path, item: Any) -> Any:
+    """An item as a row names it: bytes become a file, a text stands for itself."""
+    if isinstance(item, bytes):
+        path = path.with_suffix(".wav" if item[:4] == b"RIFF" else ".gif")
+        path.write_bytes(item)
+        return path.name
+    return item["text"]
