@@ -18,6 +18,7 @@ READERS: Mapping[str, str] = {
     "meta-llama": "mmtune.convert.meta_llama",
     "openai-clip": "mmtune.convert.openai_clip",
     MMTUNE: "mmtune.convert.own",
+    HF: "mmtune.convert.hf",
 }
 ONE_FORM = ("lavin",)  # what their checkpoints consist of is for their readers to find
 # Target -> module with ``arrange(plan, stage, request) -> Layout``.

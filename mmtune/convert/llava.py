@@ -11,7 +11,7 @@ import torch
 
 from mmtune.convert.lora import Lora, merged_part, read_lora
 from mmtune.convert.original import TEMPLATE, Original, image_settings, notes, original_files, read_original
-from mmtune.convert.plan import Part, Plan, Request, keep
+from mmtune.convert.plan import Part, Plan, Reference, Request, keep
 from mmtune.convert.reference_llava import LLaVAReference
 from mmtune.convert.tensors import Store, not_understood, require_shape
 from mmtune.core.errors import CheckpointError, NotPossibleError
@@ -33,7 +33,25 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         CheckpointError: Something is missing, unknown, damaged or does not fit.
         NotPossibleError: A variant that this version does not read, or nothing to merge.
     """
-    original = read_original(folder, form, request)
+    return plan_llava(read_original(folder, form, request), merge=merge, dtype=dtype)
+
+
+def plan_llava(
+    original: Original,
+    *,
+    merge: bool,
+    dtype: torch.dtype | None,
+    format: str = "llava",
+    template: str = TEMPLATE,
+    reference: Reference | None = None,
+) -> Plan:
+    """The plan of an opened checkpoint, whichever format it was read from.
+
+    Raises:
+        CheckpointError: The projector does not fit.
+        NotPossibleError: Nothing to merge.
+    """
+    form, folder = original.form, original.folder
     kind = projector_kind(original)
     image = image_settings(original)
     lora = read_lora(original.folder, original.language) if form == "lora" else None
@@ -47,7 +65,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         original.tower.part(dtype),
     ]
     return Plan(
-        format="llava",
+        format=format,
         form=form,
         method="llava",
         parts=tuple(part for part in parts if part is not None),
@@ -57,13 +75,13 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         settings={"projector": kind},
         tokenizer=original.tokenizer,
         legacy_tokenizer=False,
-        template=TEMPLATE,
+        template=template,
         dtype=dtype or original.language.dtype,
         max_length=original.max_length,
-        notes=notes(original, image, request),
+        notes=notes(original, image),
         sources=original.sources,
-        reference=LLaVAReference(original, image, lora, dtype, merge=merge),
-        original=original_files(original, "llava"),
+        reference=reference or LLaVAReference(original, image, lora, dtype, merge=merge),
+        original=original_files(original, format),
     )
 
 

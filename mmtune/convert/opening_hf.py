@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
     CLIPVisionModel,
+    SiglipVisionModel,
 )
 
 from mmtune.convert.cases import NEW_TOKENS, Case
@@ -81,7 +83,8 @@ class VisionTower:
     """A vision tower alone."""
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        self.model = load_exactly(CLIPVisionModel, folder)
+        kind = str(AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type)
+        self.model = load_exactly(SiglipVisionModel if kind == "siglip_vision_model" else CLIPVisionModel, folder)
 
     @torch.no_grad()
     def logits(self, case: Case) -> Tensor:

@@ -44,6 +44,7 @@ class Original:
     newline: StoredTensor | None  # model.image_newline
     tokenizer: Path
     surplus: Store  # tensors beside the language model in the same files
+    surplus_llm: bool = False  # a base was given that is not needed
 
     @property
     def is_copied(self) -> bool:
@@ -97,7 +98,20 @@ def read_original(folder: Path, form: str, request: Request) -> Original:
     projector, newline = _projector({**extra, **surplus})
     tokenizer = _tokenizer(folder, language)
     tower = open_tower(folder, config, surplus, request)
-    return Original(folder, form, config, language, base, tower, projector, newline, tokenizer, surplus)
+    unneeded = form == "full" and request.llm is not None
+    return Original(
+        folder,
+        form,
+        config,
+        language,
+        base,
+        tower,
+        projector,
+        newline,
+        tokenizer,
+        surplus,
+        form == "full" and request.llm is not None,
+    )
 
 
 def _check_settings(request: Request) -> None:
@@ -257,10 +271,10 @@ def _pinpoints(value: Any, where: str) -> list[list[int]]:
         ) from error
 
 
-def notes(original: Original, image: Mapping[str, Any], request: Request) -> tuple[str, ...]:
+def notes(original: Original, image: Mapping[str, Any]) -> tuple[str, ...]:
     """What was left out or replaced and why, for the user."""
     found = []
-    if original.form == "full" and request.llm is not None:
+    if original.surplus_llm:
         found.append("--llm was not needed: the checkpoint holds its language model.")
     if original.newline is not None and image.get("merge") != "spatial_unpad":
         found.append("model.image_newline was left out: this checkpoint's picture settings never use it.")

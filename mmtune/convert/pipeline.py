@@ -32,13 +32,14 @@ def carry_out(job: Job, progress: Progress | None) -> tuple[Plan | PlainPlan, La
     place = source_place(job.source)
     check_target(job.target, [place.folder], overwrite=job.overwrite)
     name, form = _identify(place.folder, job.from_format)
-    merge = job.destination == MERGED or (job.destination == HF and form == "lora")
-    request = Request(job.llm, job.vision, job.settings, job.encoders, whole=job.destination in WHOLE, merge=merge)
+    destination = MERGED if job.destination is None and (name, form) == (HF, "lora") else job.destination
+    merge = destination == MERGED or (destination == HF and form == "lora")
+    request = Request(job.llm, job.vision, job.settings, job.encoders, whole=destination in WHOLE, merge=merge)
     plan: Plan | PlainPlan = import_module(READERS[name]).read(place.folder, form, request, merge=merge, dtype=dtype)
     check_target(job.target, list(plan.sources), overwrite=job.overwrite)
     with ExitStack() as stack:
         stage = stack.enter_context(staged(plan)) if isinstance(plan, Plan) else None
-        layout = _arrange(plan, stage, request, job.destination)
+        layout = _arrange(plan, stage, request, destination)
         check_space(job.target.parent, layout.num_bytes)
         temporary = stack.enter_context(building(job.target))
         digests = _write(temporary, layout, max_bytes, progress)

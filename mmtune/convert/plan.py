@@ -174,13 +174,14 @@ class PlainPlan:
     """A conversion of one part alone: a language model, or a vision tower.
 
     Args:
-        form: ``language`` or ``vision``.
+        form: ``language``, ``vision``, or ``lora`` for one without its language model.
         part: Its weights and config, for the folder itself.
         tokenizer: Folder the tokenizer is read from; None for towers.
         dtype: Precision of the values.
         sources: Folders and files that are read.
         reference: How to evaluate the source; a tower gives its last hidden state instead of logits.
         notes: What was left out or replaced and why, for the user.
+        base: Folder of the language model that a LoRA belongs to.
     """
 
     format: str
@@ -191,6 +192,7 @@ class PlainPlan:
     sources: tuple[Path, ...]
     reference: Reference
     notes: tuple[str, ...] = ()
+    base: Path | None = None
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -18,6 +18,11 @@ def arrange(plan: Plan | PlainPlan, stage: Stage | None, request: Request) -> La
     Raises:
         NotPossibleError: There is no LoRA; the method's own weights have no form in PEFT.
     """
+    if isinstance(plan, PlainPlan) and plan.form == "lora" and plan.base is not None:
+        base = str(plan.base.resolve())
+        document = {**plan.part.documents["adapter_config.json"], "base_model_name_or_path": base}
+        part = replace(plan.part, documents={"adapter_config.json": document})
+        return Layout((part,), "adapter", "adapter", options={"base": base})
     lora = plan.part("lora") if isinstance(plan, Plan) else None
     if not isinstance(plan, Plan) or lora is None:
         method = f"the weights of '{plan.method}' have no form in PEFT" if isinstance(plan, Plan) else "it is whole"

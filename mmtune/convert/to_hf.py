@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from mmtune.convert.damage import read_json, reading
-from mmtune.convert.formats import HF
+from mmtune.convert.formats import HF, MERGED
 from mmtune.convert.layout import Layout
 from mmtune.convert.plan import PlainPlan, Plan, Request
 from mmtune.convert.staging import Stage
@@ -29,7 +29,7 @@ def arrange(plan: Plan | PlainPlan, stage: Stage | None, request: Request) -> La
         CheckpointError: A tokenizer that does not fit its language model.
     """
     if isinstance(plan, PlainPlan):
-        return _tower(plan) if plan.form == "vision" else _language(plan)
+        return _tower(plan) if plan.form == "vision" else _language(plan, MERGED if request.merge else HF)
     if stage is None or plan.method != "llava":
         reason = "its language model changes with every picture, which transformers has no class for"
         raise NotPossibleError(
@@ -46,7 +46,7 @@ def _tower(plan: PlainPlan) -> Layout:
     return Layout(plan.parts, "tower", HF)
 
 
-def _language(plan: PlainPlan) -> Layout:
+def _language(plan: PlainPlan, target: str) -> Layout:
     rows = int(plan.part.documents["config.json"]["vocab_size"])
     notes: tuple[str, ...] = ()
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -62,7 +62,7 @@ def _language(plan: PlainPlan) -> Layout:
             if model.is_file() and not is_tiktoken(model):
                 shutil.copyfile(model, folder / model.name)
 
-    return Layout(plan.parts, "causal-lm", HF, finish, notes=notes)
+    return Layout(plan.parts, "causal-lm", target, finish, notes=notes)
 
 
 def _read_tokenizer(source: Path, rows: int) -> PreTrainedTokenizerBase:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from mmtune.convert import to_hf
 from mmtune.convert.formats import HF, MERGED, MMTUNE
 from mmtune.convert.layout import Layout
 from mmtune.convert.plan import OriginalFiles, PlainPlan, Plan, Request
@@ -22,6 +23,8 @@ def arrange(plan: Plan | PlainPlan, stage: Stage | None, request: Request) -> La
     Raises:
         NotPossibleError: A language model or a tower alone, which has no method.
     """
+    if isinstance(plan, PlainPlan) and request.merge:
+        return to_hf.arrange(plan, stage, request)
     if isinstance(plan, PlainPlan) or stage is None:
         raise NotPossibleError(
             f"A '{plan.form}' model alone has no method, so that it is no mmtune checkpoint.",

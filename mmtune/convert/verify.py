@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmtune.convert.cases import Case, answer, make_cases, save_cases, text_case, tower_case
+from mmtune.convert.damage import read_json
 from mmtune.convert.layout import Layout
 from mmtune.convert.opening import raise_reported
 from mmtune.convert.plan import Part, PlainPlan, Plan, Reference
@@ -56,6 +57,8 @@ def verify(folder: Path, plan: Plan | PlainPlan, layout: Layout, stage: Stage | 
 def _cases(plan: Plan | PlainPlan, stage: Stage | None) -> list[Case]:
     if stage is not None:
         return make_cases(stage.processor)
+    if plan.form == "lora" and plan.base is not None:
+        return [text_case(int(read_json(plan.base / "config.json")["vocab_size"]))]
     config = plan.parts[0].documents["config.json"]
     return [tower_case(int(config["image_size"])) if plan.form == "vision" else text_case(int(config["vocab_size"]))]
 

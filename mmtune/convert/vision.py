@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel, SiglipVisionConfig, SiglipVisionModel
 
 from mmtune.convert.damage import read_json
 from mmtune.convert.language import dtype_name, require_count
@@ -25,6 +25,10 @@ _CLIP = re.compile(r"^(?:vision_model\.)?((?:embeddings|pre_layrnorm|encoder|pos
 _COMPUTED = "embeddings.position_ids"  # a buffer that old versions saved
 _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 _HEAD_WIDTH = 64  # of every CLIP tower that OpenAI published
+_CLASSES = {
+    "clip_vision_model": (CLIPVisionConfig, CLIPVisionModel),
+    "siglip_vision_model": (SiglipVisionConfig, SiglipVisionModel),
+}
 _CLIP_KINDS = ("clip", "clip_vision_model")
 
 
@@ -173,14 +177,7 @@ def checked_tower(tower: Tower, where: str) -> Tower:
     """
     tensors = {name: tensor for name, tensor in tower.tensors.items() if name != _COMPUTED}
     require_count(tower.config.get("num_hidden_layers"), tensors, where=where)
-    try:
-        with torch.device("meta"):
-            expected = CLIPVisionModel(CLIPVisionConfig(**tower.config)).state_dict()
-    except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
-        detail = " ".join(str(error).split())
-        raise CheckpointError(
-            f"The vision tower's config.json is not valid: {detail}", where=where, fix="copy it again"
-        ) from error
+    expected = vision_model(tower.config, where=where).state_dict()
     if unknown := tensors.keys() - expected.keys():
         raise not_understood(unknown, tensors, form="CLIP vision tower")
     if missing := expected.keys() - tensors.keys():
@@ -192,6 +189,23 @@ def checked_tower(tower: Tower, where: str) -> Tower:
     for name, tensor in tensors.items():
         require_shape(tensor, tuple(expected[name].shape), because="the vision tower's config.json")
     return Tower(tower.config, tower.preparation, tensors, tower.place, tower.inside)
+
+
+def vision_model(config: Mapping[str, Any], *, where: str, on_meta: bool = True) -> PreTrainedModel:
+    """The model of a tower's config, by default without its memory.
+
+    Raises:
+        CheckpointError: transformers makes no model of this config.
+    """
+    kind, made = _CLASSES.get(str(config.get("model_type")), _CLASSES["clip_vision_model"])
+    try:
+        with torch.device("meta" if on_meta else "cpu"):
+            return made._from_config(kind(**config), attn_implementation="eager").eval()
+    except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
+        detail = " ".join(str(error).split())
+        raise CheckpointError(
+            f"The vision tower's config.json is not valid: {detail}", where=where, fix="copy it again"
+        ) from error
 
 
 def _infer(own: Store, folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         template=TEMPLATE,
         dtype=dtype or original.language.dtype,
         max_length=original.max_length,
-        notes=notes(original, image, request),
+        notes=notes(original, image),
         sources=original.sources,
         reference=VLoRAReference(original, sizes, image, alpha, dtype),
         original=original_files(original, "vlora"),
