@@ -32,7 +32,6 @@ class Modality(ABC):
         width: Features per position, D.
         num_positions: Positions of an ordinary item, P.
         num_blocks: Blocks of the encoder, each D wide, that a method may change; 0 where that is not known.
-        varies: Whether items have different numbers of positions.
     """
 
     name: ClassVar[str]
@@ -45,7 +44,6 @@ class Modality(ABC):
     settings: Settings
     width: int
     num_positions: int
-    varies: bool = False
     has_line_breaks: bool = False
     num_blocks: int = 0
 

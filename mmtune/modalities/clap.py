@@ -14,7 +14,7 @@ from transformers import ClapAudioModelWithProjection, ClapFeatureExtractor, Pre
 from mmtune.core.config import parse_settings
 from mmtune.core.errors import UsageError
 from mmtune.modalities.audio import AudioModality, AudioSettings, unknown_encoder
-from mmtune.modalities.pretrained import load_weights, read_config, read_part
+from mmtune.modalities.pretrained import empty, load_weights, read_config, read_part
 from mmtune.modalities.waveform import Samples
 
 
@@ -47,7 +47,6 @@ class ClapAudio(AudioModality):
         self.encoder_config, self.extractor = encoder, extractor
         self.width = int(encoder.projection_dim)
         self.window_positions = self.num_positions = 1
-        self.varies = settings.overlong == "windows"
         if settings.overlong == "fusion" and not encoder.enable_fusion:
             raise UsageError(
                 f"{source} was trained without fusion.", where="settings.overlong", fix="use windows, cut or error"
@@ -86,6 +85,10 @@ class ClapAudio(AudioModality):
             dtype=dtype,
             config=self.encoder_config,
         )
+
+    def empty_encoder(self, dtype: torch.dtype) -> nn.Module:
+        """The audio tower by its configuration alone."""
+        return empty(ClapAudioModelWithProjection, self.encoder_config, dtype)
 
     def read_windows(self, encoder: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """``[C, 1, D]``."""

@@ -14,7 +14,7 @@ from mmtune.core import config
 from mmtune.core.errors import CheckpointError, MediaError, UsageError
 from mmtune.modalities.base import Modality
 from mmtune.modalities.opening import open_file, place_of
-from mmtune.modalities.pretrained import load_weights, read_config, read_part
+from mmtune.modalities.pretrained import empty, load_weights, read_config, read_part
 from mmtune.modalities.sentences import split_document
 from mmtune.modalities.windows import lay_out_windows, put_together
 
@@ -51,10 +51,9 @@ class DocumentModality(Modality):
         self, source: str, revision: str | None, settings: DocumentSettings, encoder: PreTrainedConfig, tokenizer: Any
     ) -> None:
         self.source, self.revision, self.settings = source, revision, settings
-        self.tokenizer = tokenizer
+        self.encoder_config, self.tokenizer = encoder, tokenizer
         self.width = int(encoder.hidden_size)
         self.num_positions = 1
-        self.varies = settings.overlong == "chunk"
         limits = [settings.max_tokens, getattr(encoder, "max_position_embeddings", _SPARE), tokenizer.model_max_length]
         self.max_tokens = int(min(limit for limit in limits if 0 < limit <= _SPARE))
         if tokenizer.pad_token_id is None:
@@ -159,6 +158,10 @@ class DocumentModality(Modality):
     def load_encoder(self, dtype: torch.dtype) -> nn.Module:
         """Load the encoder; a pooling head is not needed and may be missing."""
         return load_weights(AutoModel, self.source, self.revision, "text encoder", dtype=dtype, unused=("pooler.",))
+
+    def empty_encoder(self, dtype: torch.dtype) -> nn.Module:
+        """The encoder by its configuration alone."""
+        return empty(AutoModel.from_config, self.encoder_config, dtype)
 
     def encode(self, encoder: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The mean over the real tokens of each chunk, ``[N, P, D]``, with the mask of chunks."""

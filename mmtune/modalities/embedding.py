@@ -40,7 +40,6 @@ class EmbeddingModality(Modality):
     data_key = "embeddings"
     takes: ClassVar[tuple[str, ...]] = ("embedding",)
     has_encoder = False
-    varies = True
     settings: EmbeddingSettings
 
     def __init__(self, source: str, revision: str | None, settings: EmbeddingSettings, width: int) -> None:

@@ -83,6 +83,13 @@ def load_weights(
     return loaded
 
 
+def empty(make: Callable[[PreTrainedConfig], Any], config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
+    """An encoder on the meta device: its sizes, and no weights."""
+    with torch.device("meta"):
+        encoder: nn.Module = make(config)
+    return encoder.to(dtype).eval()
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its kind."""
     text = str(error).strip()

@@ -109,6 +109,10 @@ class FrameVideo(VideoModality):
         """The image encoder."""
         return self.picture.load_encoder(dtype)
 
+    def empty_encoder(self, dtype: torch.dtype) -> nn.Module:
+        """The image encoder by its configuration alone."""
+        return self.picture.empty_encoder(dtype)
+
     def encode(self, encoder: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """All frames of all videos at once: ``[N, F * P, D]``, or ``[N, F, D]`` pooled."""
         pixels = inputs["pixel_values"]  # [N, F, 3, H, W]

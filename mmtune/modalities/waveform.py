@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -48,31 +49,36 @@ def open_sound(item: Any, rate: int, *, max_seconds: float) -> Samples:
         raise MediaError("The sound has no samples.", where=where, fix="record it again or remove it")
     if not np.isfinite(samples).all():
         raise MediaError("The sound holds values that are not finite.", where=where, fix="write it again")
-    if given == rate:
-        return samples
+    return samples.astype(np.float32) if given == rate else _resampled(samples, given, rate)
+
+
+def _resampled(samples: NDArray[np.float64], given: int, rate: int) -> Samples:
+    """As librosa does it: by soxr, then exactly as long as the rates say, rounded up."""
     import soxr
 
-    return cast(Samples, soxr.resample(samples, given, rate, quality="HQ").astype(np.float32))
+    found = soxr.resample(samples, given, rate, quality="HQ")
+    length = math.ceil(len(samples) * rate / given)
+    return cast(Samples, np.pad(found[:length], (0, max(0, length - len(found)))).astype(np.float32))
 
 
-def _from_array(item: Mapping[str, Any], where: str) -> tuple[Samples, int]:
+def _from_array(item: Mapping[str, Any], where: str) -> tuple[NDArray[np.float64], int]:
     rate = item.get("sampling_rate")
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate <= 0 or rate != int(rate):
         raise MediaError(
             f"The samples have the sampling rate {rate!r}.", where=where, fix='give "sampling_rate", for example 16000'
         )
     try:
-        array = np.asarray(item["array"], dtype=np.float32)
+        array = np.asarray(item["array"], dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise MediaError(f"The samples are no numbers: {error}", where=where, fix="give a list of numbers") from error
     if array.ndim == 2:  # whichever axis is the short one holds the channels
-        array = array.mean(axis=int(np.argmin(array.shape)), dtype=np.float32)
+        array = array.mean(axis=int(np.argmin(array.shape)))
     if array.ndim != 1:
         raise MediaError(f"Samples of shape {array.shape}.", where=where, fix="give [T] or [T, channels]")
     return np.ascontiguousarray(array), int(rate)
 
 
-def _from_file(item: Any, where: str, max_seconds: float) -> tuple[Samples, int]:
+def _from_file(item: Any, where: str, max_seconds: float) -> tuple[NDArray[np.float64], int]:
     import soundfile
 
     with open_file(item, "sound", forms=_FORMS) as file:
@@ -89,7 +95,7 @@ def _from_file(item: Any, where: str, max_seconds: float) -> tuple[Samples, int]
             ) from error
     if len(frames) < announced:
         raise _truncated(len(frames), announced, where)
-    return frames.mean(axis=1, dtype=np.float32), rate
+    return frames.mean(axis=1, dtype=np.float64), rate
 
 
 def _refuse_truncated(log: str, where: str) -> None:

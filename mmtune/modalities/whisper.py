@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, WhisperFeatureExtractor, WhisperModel
 from mmtune.core.config import parse_settings
 from mmtune.core.errors import CheckpointError, UsageError
 from mmtune.modalities.audio import AudioModality, AudioSettings, unknown_encoder
-from mmtune.modalities.pretrained import load_weights, read_config, read_part
+from mmtune.modalities.pretrained import empty, load_weights, read_config, read_part
 from mmtune.modalities.waveform import Samples
 
 
@@ -61,7 +61,6 @@ class WhisperAudio(AudioModality):
             )
         self.window_positions = frames // settings.pool if settings.features == "encoder" else 1
         self.num_positions = self.window_positions
-        self.varies = settings.features == "encoder" or settings.overlong == "windows"
 
     @classmethod
     def from_config(
@@ -92,6 +91,10 @@ class WhisperAudio(AudioModality):
     def load_encoder(self, dtype: torch.dtype) -> nn.Module:
         """Load encoder and decoder, also from a checkpoint for transcription."""
         return load_weights(WhisperModel, self.source, self.revision, "audio encoder", dtype=dtype)
+
+    def empty_encoder(self, dtype: torch.dtype) -> nn.Module:
+        """Encoder and decoder by their configuration alone."""
+        return empty(WhisperModel, self.encoder_config, dtype)
 
     def read_windows(self, encoder: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """``[C, p, D]``."""

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, PreTrainedConfig, XCLIPModel
 from mmtune.core import config
 from mmtune.modalities.audio import unknown_encoder
 from mmtune.modalities.frames import Sampling, prepared_frames
-from mmtune.modalities.pretrained import load_weights, read_config, read_part
+from mmtune.modalities.pretrained import empty, load_weights, read_config, read_part
 from mmtune.modalities.video import VideoModality, VideoSettings
 
 
@@ -31,7 +31,7 @@ class XClipVideo(VideoModality):
         self, source: str, revision: str | None, settings: VideoSettings, encoder: PreTrainedConfig, processor: Any
     ) -> None:
         self.source, self.revision, self.settings = source, revision, settings
-        self.processor = processor
+        self.encoder_config, self.processor = encoder, processor
         self.width = int(encoder.projection_dim)
         self.num_frames = int(encoder.vision_config.num_frames)
         self.num_positions = 1
@@ -55,6 +55,10 @@ class XClipVideo(VideoModality):
     def load_encoder(self, dtype: torch.dtype) -> nn.Module:
         """Load the whole model: transformers has no class for its video half."""
         return load_weights(XCLIPModel, self.source, self.revision, "video encoder", dtype=dtype)
+
+    def empty_encoder(self, dtype: torch.dtype) -> nn.Module:
+        """The model by its configuration alone."""
+        return empty(XCLIPModel, self.encoder_config, dtype)
 
     def encode(self, encoder: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """``[N, 1, D]``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmtune.modalities import MODALITIES
 from mmtune.testing import check_modality
@@ -33,3 +34,12 @@ def test_every_registered_modality_is_checked() -> None:
     elsewhere = {"image", "imagebind"}  # tests/testing and test_imagebind
     known = {name for name in MODALITIES.names() if MODALITIES.load(name).__module__.startswith("mmtune.modalities")}
     assert known - elsewhere == set(TINY_ENCODERS)
+
+
+@pytest.mark.parametrize("name", sorted(TINY_ENCODERS))
+def test_empty_encoders_have_the_sizes_of_real_ones(name: str, tmp_path: Path) -> None:
+    modality = MODALITIES.load(name).from_source(TINY_ENCODERS[name].save(tmp_path))
+    real = {key: value.shape for key, value in modality.load_encoder(torch.float32).named_parameters()}
+    found = dict(modality.empty_encoder(torch.float32).named_parameters())
+    assert {key: value.shape for key, value in found.items()} == real
+    assert all(value.is_meta for value in found.values())
