@@ -145,7 +145,8 @@ def _temperature(choices: Choices, adapter: AdapterFile, language: Language) -> 
 
 
 def _feature_notes(adapter: AdapterFile, tower: Tower, choices: Choices) -> tuple[str, ...]:
-    taps, said = int(tower.config["num_hidden_layers"]) // choices.tap_every, adapter.arguments.get("n_prompt")
+    taps = max(1, int(tower.config["num_hidden_layers"]) // choices.tap_every)
+    said = adapter.arguments.get("n_prompt")
     if said in (None, taps):
         return ()
     return (f"n_prompt is {said} in the arguments; the tower gives {taps} features a picture, which is what counts.",)

@@ -107,7 +107,7 @@ class LaVINReference:
     def _tokens(self, picture: Picture) -> Tensor:
         states = self.tower(picture.pixels.float(), output_hidden_states=True).hidden_states
         every = self.mixing.tap_every
-        taps = torch.stack([state[0, 0] for state in states[every::every]])  # [taps, D]
+        taps = torch.stack([state[0, 0] for state in states[every::every] or states[-1:]])  # [taps, D]
         weights = self.weights
         hidden = functional.linear(taps, weights["adapter_proj.conv_A.weight"], weights["adapter_proj.conv_A.bias"])
         return functional.linear(
