@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from mmtune.core.errors import NumericalError, ResourceError
 from mmtune.model.encoding import Batch
 from mmtune.train.files import writing
+from mmtune.train.schema import TrainRecipe
 
 _SHOWN_IDS = 16
 _NUMERICAL_FIX = "lower train.learning_rate, use train.precision=fp32, or look at these rows"
@@ -28,13 +29,16 @@ def shown_ids(batches: Sequence[Batch]) -> str:
     return "rows " + ", ".join(ids[:_SHOWN_IDS]) + more
 
 
-def memory_error(batch: Batch, step: int, batch_size: int, accumulation: int) -> ResourceError:
+def memory_error(batch: Batch, step: int, train: TrainRecipe) -> ResourceError:
     """Out of memory: with which rows, how long they are, and the setting that makes them fit."""
     rows, length = batch["input_ids"].shape
     lengths = batch["attention_mask"].sum(-1).tolist()
-    smaller = max(1, batch_size // 2)
-    if rows > 1:
-        fix = f"--set train.batch_size={smaller} --set train.accumulation={accumulation * -(-batch_size // smaller)}"
+    smaller = max(1, train.batch_size // 2)
+    if train.tokens_per_batch is not None and rows > 1:
+        fix = f"--set train.tokens_per_batch={train.tokens_per_batch // 2}"
+    elif train.batch_size > 1:
+        more = train.accumulation * -(-train.batch_size // smaller)
+        fix = f"--set train.batch_size={smaller} --set train.accumulation={more}"
     else:
         fix = f"--set data.max_length={max(1, length // 2)}"
     return ResourceError(
@@ -44,13 +48,13 @@ def memory_error(batch: Batch, step: int, batch_size: int, accumulation: int) ->
     )
 
 
-def non_finite_error(what: str, step: int, value: float, rows: str, module: str | None, replay: str) -> NumericalError:
+def non_finite_error(what: str, step: int, value: float, rows: str, module: str | None, run: str) -> NumericalError:
     """A loss or gradient that is no number: of which rows, and in which module it came up first."""
     place = f"; first in {module}" if module else ""
     return NumericalError(
         f"The {what} of step {step} is {value}{place}; nothing was learnt from it.",
         where=rows,
-        fix=f"{_NUMERICAL_FIX}; see the step again with: {replay}",
+        fix=f"{_NUMERICAL_FIX}; see the step again: mmtune finetune --replay {run} --step {step}",
     )
 
 

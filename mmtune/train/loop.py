@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from mmtune.core.errors import Interruption, MMTuneError, NumericalError
-from mmtune.model.batches import out_of_memory, to_device
-from mmtune.model.encoding import Batch
+from mmtune.core.errors import Interruption
 from mmtune.model.modeling import MMTuneModel
 from mmtune.train.checks import MovementCheck
 from mmtune.train.counts import count, usable
 from mmtune.train.data_setup import Data
 from mmtune.train.display import Display
 from mmtune.train.feed import MicroBatch
-from mmtune.train.guards import (
-    Watchdog,
-    first_non_finite,
-    first_non_finite_gradient,
-    memory_error,
-    non_finite_error,
-    shown_ids,
-)
+from mmtune.train.guards import Watchdog
 from mmtune.train.interrupt import StopRequest
 from mmtune.train.metrics import Clock, MetricsFile, Totals
-from mmtune.train.optim import Group, epoch_multiplier, make_optimizer, rate_multiplier, set_rates
+from mmtune.train.optim import Group, epoch_multiplier, rate_multiplier, set_rates
 from mmtune.train.recipe import Recipe
 from mmtune.train.rejects import Ledger
 from mmtune.train.saver import Saver
 from mmtune.train.state import Checkpoint, random_state, restore_random
-from mmtune.train.strategy import unsynced
+from mmtune.train.step import Stepper
 from mmtune.train.team import Team
 from mmtune.train.validation import validation_loss
 
 _CHECK_AFTER = 5  # steps until what is trained must have moved
-_MOST_OVERFLOWS = 50  # fp16 steps in a row that may overflow while the scale is found
 
 
 @dataclass(frozen=True)
@@ -74,9 +61,9 @@ class Loop:
         self._model, self._wrapped, self._data, self._groups = model, wrapped, data, groups
         self._accelerator, self._team, self.saver = crew.accelerator, crew.team, crew.saver
         self._ledger, self._display, self._stop, self._watchdog = crew.ledger, crew.display, crew.stop, crew.watchdog
-        self._optimizer = self._accelerator.prepare_optimizer(make_optimizer(groups, self._train.betas))
-        self._parameters = [parameter for group in groups for parameter in group.parameters]
-        self._overflows = 0
+        folder = str(self.saver.run.folder)
+        self._stepper = Stepper(self._train, model, wrapped, groups, self._accelerator, self._team, folder)
+        self._optimizer = self._stepper.optimizer
         self._random: dict[str, Any] = {}  # before the step under way, where it may be given up
         self.device = model.device
         self.total_steps = total_steps(recipe, data)
@@ -194,7 +181,9 @@ class Loop:
             self._ledger.add([row for found in self._team.gather(rejected) for row in found], self.totals.samples)
         batches = usable(micro, self._team)
         rates = set_rates(self._optimizer.optimizer, self._groups, self._multiplier())
-        loss, norm = self._update(batches, counts.targets) if counts.samples else (None, None)
+        loss, norm = None, None
+        if counts.samples:
+            loss, norm = self._stepper.update(batches, counts.targets, self.step + 1, self._between_batches)
         self.step += 1
         seconds = clock.seconds
         self.totals.add(counts, seconds)
@@ -225,66 +214,12 @@ class Loop:
         epochs = min(train.epochs, after(self.total_steps))
         return epoch_multiplier(train.schedule, after(self.step), epochs, train.warmup_epochs)
 
-    def _update(self, batches: Sequence[Batch], targets: int) -> tuple[float, float | None]:
-        if targets == 0:
-            raise NumericalError(
-                "The step has no target token.", where=shown_ids(batches), fix="check the answers of these rows"
-            )
-        losses: list[Tensor] = []
-        for index, batch in enumerate(batches):
-            if index and self._asked_to_stop():  # the step under way is given up and done again later
-                self._optimizer.zero_grad(set_to_none=True)
-                restore_random(self._random)
-                self._interrupt()
-            with unsynced(self._wrapped) if index < len(batches) - 1 else nullcontext():
-                losses.append(self._forward_backward(batch, targets))
-        loss = self._team.sum([float(sum(losses, torch.zeros((), device=self.device)))])[0]
-        if not math.isfinite(loss):
-            bad = [batch for batch, part in zip(batches, losses, strict=True) if not torch.isfinite(part)]
-            raise self._non_finite("loss", loss, bad, batches)
-        norm = float(self._accelerator.clip_grad_norm_(self._parameters, self._train.max_grad_norm or math.inf))
-        self._check_norm(norm, batches)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return loss, norm if math.isfinite(norm) else None
-
-    def _forward_backward(self, batch: Batch, targets: int) -> Tensor:
-        try:
-            with self._accelerator.autocast():
-                output = self._wrapped(**self._inputs(batch), num_items_in_batch=targets, target_logits_only=True)
-            loss: Tensor = output.loss
-            self._accelerator.backward(loss * self._team.size)  # gradients are averaged over the processes
-        except (RuntimeError, MemoryError) as error:
-            if out_of_memory(error):
-                raise memory_error(batch, self.step + 1, self._train.batch_size, self._train.accumulation) from error
-            raise
-        return loss.detach()
-
-    def _inputs(self, batch: Batch) -> dict[str, Any]:
-        return {key: to_device(value, self.device) for key, value in batch.items() if key != "ids"}
-
-    def _check_norm(self, norm: float, batches: Sequence[Batch]) -> None:
-        if math.isfinite(norm):
-            self._overflows = 0
-            return
-        self._overflows += 1
-        if self._accelerator.scaler is not None and self._overflows <= _MOST_OVERFLOWS:
-            return  # the scale is too large still; the optimizer skips this step by itself
-        raise self._non_finite("gradient", norm, batches, batches)
-
-    def _non_finite(self, what: str, value: float, bad: Sequence[Batch], batches: Sequence[Batch]) -> MMTuneError:
-        """Run a bad batch again, all processes together, and see where it begins."""
-        suspect = next(iter(bad), batches[0])
-
-        def again() -> None:
-            with self._accelerator.autocast():
-                self._model(**self._inputs(suspect), num_items_in_batch=1)
-
-        module = first_non_finite(self._model, again) or first_non_finite_gradient(self._model)
-        named = [batch for found in self._team.gather([{"ids": batch["ids"]} for batch in bad]) for batch in found]
-        modules = [found for found in self._team.gather(module) if found is not None]
-        replay = f"mmtune finetune --replay {self.saver.run.folder} --step {self.step + 1}"
-        return non_finite_error(what, self.step + 1, value, shown_ids(named), next(iter(modules), None), replay)
+    def _between_batches(self) -> None:
+        """When a signal came, the step under way is given up and done again later."""
+        if self._asked_to_stop():
+            self._optimizer.zero_grad(set_to_none=True)
+            restore_random(self._random)
+            self._interrupt()
 
 
 def total_steps(recipe: Recipe, data: Data) -> int:

@@ -195,7 +195,7 @@ def test_refusals(recipe: Make, tmp_path: Path) -> None:
         ({"model__settings": {"projektor": "linear"}}, RecipeError),
         ({"data__template": "vicuna"}, UsageError),
         ({"save__best": True}, UsageError),
-        ({"model__encoders": {"sound": {}}}, RecipeError),
+        ({"model__encoders": {"sound": {}}}, UsageError),
     ]:
         with pytest.raises(kind):
             train(recipe(**changes), output=tmp_path / "other", overwrite=True)
