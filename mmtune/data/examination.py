@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 from dataclasses import dataclass
 from typing import Any
 
 from mmtune.core.errors import MediaError
+from mmtune.data.markers import GENERAL
 from mmtune.data.media import CheckMedia, Found, data_uri_bytes
 from mmtune.data.messages import RowError
 from mmtune.data.sample import Media
@@ -50,6 +52,9 @@ def examine(media: Media, found: Found, how: CheckMedia, *, embed: bool = False)
         RowError: With the reason ``media_is_folder``, ``media_not_a_file``, ``media_empty``, ``media_unreadable``,
             ``media_damaged``, ``media_too_large`` or ``media_one_pixel``.
     """
+    if found.rule == "inline":
+        kind, warnings = _decode(media, found.value) if how == "decode" else (None, ())
+        return Facts(type=kind, warnings=warnings)
     if found.rule == "url":
         return Facts(type=_type_of(found.path))
     if found.rule in ("data-uri", "embedded"):
@@ -77,8 +82,13 @@ def _inside(media: Media, found: Found, how: CheckMedia) -> Facts:
 
 
 def _decode(media: Media, item: Any) -> tuple[str | None, tuple[tuple[str, str], ...]]:
-    """Decode a picture; nothing is known of other kinds of media here."""
-    if media.modality != "image":
+    """Open a medium of a known kind: its type and what is odd about it, both known of pictures alone."""
+    kind = GENERAL.get(media.modality, media.modality)
+    if kind != "image":
+        try:
+            _open(kind, item)
+        except MediaError as error:
+            raise RowError("media_damaged", error.message, fix=error.fix) from error
         return None, ()
     from mmtune.modalities.pictures import TooLargeError, probe_picture
 
@@ -101,6 +111,32 @@ def _decode(media: Media, item: Any) -> tuple[str | None, tuple[tuple[str, str],
         ("extreme_aspect", max(facts.width, facts.height) > 20 * min(facts.width, facts.height), "a very long picture"),
     ]
     return f"image/{facts.kind.lower()}", tuple((code, text) for code, holds, text in odd if holds)
+
+
+def _open(kind: str, item: Any) -> None:
+    """Open a sound, video, document or vectors to see whether that goes well; other kinds are left alone.
+
+    Raises:
+        MediaError: It does not.
+        MissingExtraError: What is needed for it is not installed.
+    """
+    if kind == "audio":
+        from mmtune.modalities.waveform import probe_sound
+
+        probe_sound(item)
+    elif kind == "video":
+        from mmtune.modalities.frames import open_frames
+
+        open_frames(item, 1, "uniform", 0, max_seconds=math.inf)
+    elif kind == "document":
+        from mmtune.modalities.texts import MAX_CHARACTERS, open_text
+
+        open_text(item, max_characters=MAX_CHARACTERS)
+    elif kind == "embedding":
+        from mmtune.modalities.embedding import read_array
+        from mmtune.modalities.opening import place_of
+
+        read_array(item, place_of(item, "embedding"))
 
 
 def _check_file(path: str) -> int:

@@ -166,10 +166,8 @@ class Judge:
         self, source: Source, sample: Sample, origin: int, number: int, split: str | None, lengths: Lengths | None
     ) -> Accepted:
         found = tuple(source.lookup.find(item.uri) for item in sample.media)
-        facts = tuple(
-            Facts() if place.rule == "inline" else examine(item, place, self.check, embed=self.embed)
-            for item, place in zip(sample.media, found, strict=True)
-        )
+        pairs = zip(sample.media, found, strict=True)
+        facts = tuple(examine(item, place, self.check, embed=self.embed) for item, place in pairs)
         warnings = [*warnings_of(sample), *(warning for known in facts for warning in known.warnings)]
         warnings += [("other_ending", place.path) for place in found if place.rule.endswith("other ending")]
         positions = targets = None

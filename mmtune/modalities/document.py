@@ -13,12 +13,12 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedConfig
 from mmtune.core import config
 from mmtune.core.errors import CheckpointError, MediaError, UsageError
 from mmtune.modalities.base import Modality
-from mmtune.modalities.opening import open_file, place_of
+from mmtune.modalities.opening import place_of
 from mmtune.modalities.pretrained import empty, load_weights, read_config, read_part
 from mmtune.modalities.sentences import split_document
+from mmtune.modalities.texts import MAX_CHARACTERS, open_text
 from mmtune.modalities.windows import lay_out_windows, put_together
 
-_FORMS = 'the path of a text file, its bytes, or {"text": "…"}'
 _SPARE = 1 << 30  # tokenizers without a limit say a number beyond this
 
 
@@ -27,7 +27,7 @@ class DocumentSettings(config.Settings):
 
     max_tokens: int = Field(default=512, ge=8)  # of a chunk, special tokens included; the encoder may allow fewer
     overlong: Literal["chunk", "truncate", "error"] = "chunk"  # documents that are longer
-    max_characters: int = Field(default=10_000_000, ge=1)  # longest document that is read at all
+    max_characters: int = Field(default=MAX_CHARACTERS, ge=1)  # longest document that is read at all
 
 
 class DocumentModality(Modality):
@@ -89,7 +89,7 @@ class DocumentModality(Modality):
         Returns:
             ``input_ids`` and ``attention_mask`` [C, T].
         """
-        chunks = self.chunks(self._text(item), place_of(item, "document"))
+        chunks = self.chunks(open_text(item, max_characters=self.settings.max_characters), place_of(item, "document"))
         made = self.tokenizer(chunks, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         return {key: made[key] for key in ("input_ids", "attention_mask")}
 
@@ -111,33 +111,6 @@ class DocumentModality(Modality):
 
     def _count(self, text: str) -> int:
         return len(self.tokenizer(text, verbose=False)["input_ids"])
-
-    def _text(self, item: Any) -> str:
-        where = place_of(item, "document")
-        if isinstance(item, Mapping) and isinstance(item.get("text"), str):
-            text = item["text"]
-        else:
-            given = item.get("path") if isinstance(item, Mapping) else item
-            where = place_of(given, "document")
-            with open_file(given, "document", forms=_FORMS) as file:
-                content = file.read(4 * self.settings.max_characters + 1)
-            try:
-                text = content.decode("utf-8-sig")
-            except UnicodeDecodeError as error:
-                raise MediaError(
-                    "The document is no text in UTF-8.", where=where, fix="save it as plain text in UTF-8"
-                ) from error
-        if "\0" in text:
-            raise MediaError("The document is no text: it holds NUL characters.", where=where, fix="save it as text")
-        if not text.strip():
-            raise MediaError("The document is empty.", where=where, fix="give a text")
-        if len(text) > self.settings.max_characters:
-            raise MediaError(
-                f"The document has more than {self.settings.max_characters} characters.",
-                where=where,
-                fix="cut it, or raise settings.max_characters of the encoder",
-            )
-        return text
 
     def positions(self, raw: Mapping[str, Tensor]) -> int:
         """One position a chunk."""

@@ -65,7 +65,7 @@ class EmbeddingModality(Modality):
         if width is None and Path(source).is_dir():
             width = _width_of_folder(Path(source))
         elif width is None and Path(source).is_file():
-            width = int(_read(source, place_of(source, "embedding")).shape[-1])
+            width = int(read_array(source, place_of(source, "embedding")).shape[-1])
         if width is None:
             raise UsageError(
                 "The width of the embeddings is not known.",
@@ -81,7 +81,7 @@ class EmbeddingModality(Modality):
             ``values`` [P, D].
         """
         where = place_of(item, "embedding")
-        array = _read(item, where)
+        array = read_array(item, where)
         if array.ndim == 1:
             array = array[None]
         if array.ndim != 2 or array.shape[1] != self.width or not len(array):
@@ -138,7 +138,7 @@ def _width_of_folder(folder: Path) -> int:
     return width
 
 
-def _read(item: Any, where: str) -> np.ndarray[Any, np.dtype[Any]]:
+def read_array(item: Any, where: str) -> np.ndarray[Any, np.dtype[Any]]:
     """An item as an array of numbers of any shape.
 
     Raises:

@@ -35,6 +35,21 @@ def open_sound(item: Any, rate: int, *, max_seconds: float) -> Samples:
         MediaError: Missing, empty, truncated, without samples, not finite, too long, or no sound.
         MissingExtraError: soundfile or soxr is not installed.
     """
+    samples, given = _read(item, max_seconds)
+    return samples.astype(np.float32) if given == rate else _resampled(samples, given, rate)
+
+
+def probe_sound(item: Any) -> None:
+    """Read a sound of any length and forget it.
+
+    Raises:
+        MediaError, MissingExtraError: As :func:`open_sound`.
+    """
+    _read(item, math.inf)
+
+
+def _read(item: Any, max_seconds: float) -> tuple[NDArray[np.float64], int]:
+    """Mono samples as they are stored, and how many there are in a second."""
     for module in ("soundfile", "soxr"):
         if find_spec(module) is None:
             raise MissingExtraError("Reading sounds", "audio")
@@ -49,7 +64,7 @@ def open_sound(item: Any, rate: int, *, max_seconds: float) -> Samples:
         raise MediaError("The sound has no samples.", where=where, fix="record it again or remove it")
     if not np.isfinite(samples).all():
         raise MediaError("The sound holds values that are not finite.", where=where, fix="write it again")
-    return samples.astype(np.float32) if given == rate else _resampled(samples, given, rate)
+    return samples, given
 
 
 def _resampled(samples: NDArray[np.float64], given: int, rate: int) -> Samples:
