@@ -130,8 +130,14 @@ def _by_files(folder: Path) -> str | None:
     if has_weights(folder, ("non_lora_trainables",)) and has_weights(folder, ("adapter_model",)):
         return "llava"
     if (folder / "adapter_config.json").is_file():
-        return "hf"
+        return "llava" if _is_step_of_llava(folder) else "hf"
     return "openai-clip" if is_clip_file(folder) else None
+
+
+def _is_step_of_llava(folder: Path) -> bool:
+    """Whether a bare LoRA lies in the folder of a LLaVA run, as its intermediate checkpoints do."""
+    path = folder.resolve().parent / "config.json"
+    return path.is_file() and _by_config(read_json(path)) == "llava"
 
 
 def _unknown(folder: Path) -> str:

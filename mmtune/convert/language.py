@@ -105,9 +105,10 @@ def plain_config(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         NotPossibleError: A multimodal config whose decoder is not known.
     """
     kind = str(raw.get("model_type"))
-    if kind in PLAIN_TYPES:
-        plain = PLAIN_TYPES[kind]
-    elif "mm_vision_tower" in raw or "mm_projector_type" in raw:
+    multimodal = "mm_vision_tower" in raw or "mm_projector_type" in raw
+    if kind in PLAIN_TYPES or (multimodal and kind in _CLASSES):  # LLaVA v0 calls itself llama
+        plain = PLAIN_TYPES.get(kind, kind)
+    elif multimodal:
         known = sorted(PLAIN_TYPES)
         raise NotPossibleError(
             f"A multimodal '{kind}' is not read by this version.",

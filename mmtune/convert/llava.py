@@ -97,7 +97,8 @@ def projector_kind(original: Original) -> str:
         raise CheckpointError(
             "The projector's tensors (mm_projector) are missing.",
             where=str(original.folder),
-            fix="copy mm_projector.bin or non_lora_trainables.bin; intermediate LoRA checkpoints of LLaVA have none",
+            fix="copy mm_projector.bin or non_lora_trainables.bin; for a LoRA saved during training, which has none, "
+            "give one with --set projector=FILE",
         )
     if found != named:
         names = ", ".join(sorted(original.projector)) or "none"

@@ -16,10 +16,10 @@ from mmtune.convert.encoders import PUBLISHED, Encoder, read_encoder
 from mmtune.convert.language import Language, check_language
 from mmtune.convert.locate import Place
 from mmtune.convert.lora import Lora, merged_part, read_lora
-from mmtune.convert.original import check_base, find_base
 from mmtune.convert.plan import OriginalFiles, Part, Plan, Request
 from mmtune.convert.projectors import LORA_PREFIX, OriginalProjector, read_projector, split_projectors
 from mmtune.convert.reference_multi_token import MultiTokenReference
+from mmtune.convert.surroundings import check_base, find_base
 from mmtune.convert.tensors import Store, has_weights, not_understood, open_folder
 from mmtune.convert.tokenizer_files import find_tokenizer, stage_tokenizer
 from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError

@@ -10,24 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from mmtune.convert.bases import open_language, open_tower
-from mmtune.convert.damage import read_json
-from mmtune.convert.language import Language, dtype_name, plain_config, read_language
+from mmtune.convert.delta import add_delta, is_delta, looks_like_delta
+from mmtune.convert.language import Language, dtype_name, read_language
 from mmtune.convert.locate import Place, locate
 from mmtune.convert.plan import OriginalFiles, Request
-from mmtune.convert.tensors import Store, StoredTensor, has_weights, not_understood, open_folder
+from mmtune.convert.surroundings import (
+    PROJECTOR,
+    PROJECTOR_STEMS,
+    beside,
+    check_base,
+    find_base,
+    find_config,
+    find_projector,
+)
+from mmtune.convert.tensors import Store, StoredTensor, not_understood
 from mmtune.convert.tokenizer_files import NAMES as TOKENIZER_FILES
 from mmtune.convert.tokenizer_files import find_tokenizer
 from mmtune.convert.vision import Tower
 from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError
 
 TEMPLATE = "vicuna_v1"
-SETTINGS = ("vision.num_attention_heads", "vision.hidden_act")
+SETTINGS = ("vision.num_attention_heads", "vision.hidden_act", PROJECTOR)
 _PROJECTOR = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?mm_projector\.(.+)$")
 _NEWLINE = re.compile(r"^(?:base_model\.model\.)?model\.image_newline$")
 _TOWER = re.compile(r"^(?:base_model\.model\.)?model\.vision_tower\.")
 _OTHER_FILES = ("generation_config.json", "adapter_config.json")
-# What the agreement of base and checkpoint hangs on.
-_SAME_IN_BASE = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class Original:
     newline: StoredTensor | None  # model.image_newline
     tokenizer: Path
     surplus: Store  # tensors beside the language model in the same files
-    surplus_llm: bool = False  # a base was given that is not needed
+    told: tuple[str, ...] = ()  # what the user should know of how it was opened
 
     @property
     def is_copied(self) -> bool:
@@ -85,33 +92,35 @@ def read_original(folder: Path, form: str, request: Request) -> Original:
         UsageError: An unknown ``--set`` key.
     """
     _check_settings(request)
-    config = read_json(folder / "config.json")
+    config = find_config(folder, request)
     _refuse_variants(config, folder)
+    base: Place | None = None
     if form == "full":
-        language, base, extra = read_language(folder), None, _extra(folder, ("mm_projector",))
-        surplus = language.left
+        language, told = _read_whole(folder, request)
+        extra, surplus = beside(folder, PROJECTOR_STEMS[:1]), language.left
     else:
         base = find_base(folder, config, request)
-        language, extra = open_language(base.folder), _extra(folder, ("mm_projector", "non_lora_trainables"))
-        surplus = {}
+        language, surplus = open_language(base.folder), {}
+        extra, told = find_projector(folder, request)
         check_base(config, language, folder)
     projector, newline = _projector({**extra, **surplus})
     tokenizer = _tokenizer(folder, language)
     tower = open_tower(folder, config, surplus, request)
-    unneeded = form == "full" and request.llm is not None
-    return Original(
-        folder,
-        form,
-        config,
-        language,
-        base,
-        tower,
-        projector,
-        newline,
-        tokenizer,
-        surplus,
-        form == "full" and request.llm is not None,
-    )
+    return Original(folder, form, config, language, base, tower, projector, newline, tokenizer, surplus, told)
+
+
+def _read_whole(folder: Path, request: Request) -> tuple[Language, tuple[str, ...]]:
+    """The language model inside a checkpoint; when it is a difference from ``--llm``, their sum."""
+    language = read_language(folder)
+    if request.llm is None:
+        note = (
+            "The weights are as small as a difference from a base; if this is a delta release, add its base with --llm."
+        )
+        return language, (note,) if looks_like_delta(language) else ()
+    base = open_language(locate(request.llm, what="base language model", option="--llm").folder)
+    if not is_delta(language, base):
+        return language, ("--llm was not needed: the checkpoint holds its language model.",)
+    return add_delta(language, base), (f"The checkpoint is a difference; {request.llm} was added to it.",)
 
 
 def _check_settings(request: Request) -> None:
@@ -143,53 +152,6 @@ def _refuse_variants(config: Mapping[str, Any], folder: Path) -> None:
         raise NotPossibleError("Towers of several scales (s2) are not read by this version.", where=where)
     if config.get("mm_resampler_type") not in (None, "", "none"):
         raise NotPossibleError("Checkpoints with a resampler are not read by this version.", where=where)
-
-
-def _extra(folder: Path, stems: tuple[str, ...]) -> dict[str, StoredTensor]:
-    """The tensors that lie beside the main weights; one of the files at most counts."""
-    for stem in stems:
-        if has_weights(folder, (stem,)):
-            return open_folder(folder, (stem,))
-    return {}
-
-
-def find_base(folder: Path, config: Mapping[str, Any], request: Request) -> Place:
-    """The language model that an adapter stands on: ``--llm``, else the one it names.
-
-    Raises:
-        CheckpointError: None is named, or it is not there.
-        ResourceError: It is on the hub only, and the hub is out of reach.
-    """
-    named = request.llm or _named_base(folder, config)
-    if named is None:
-        raise CheckpointError(
-            "This checkpoint holds no language model and names none.", where=str(folder), fix="give its base with --llm"
-        )
-    beside = folder if request.llm is None else None
-    found = locate(named, beside=beside, what="base language model", option="--llm")
-    return Place(found.folder) if request.whole else found
-
-
-def _named_base(folder: Path, config: Mapping[str, Any]) -> str | None:
-    path = folder / "adapter_config.json"
-    names = [read_json(path).get("base_model_name_or_path")] if path.is_file() else []
-    return next((str(name) for name in (*names, config.get("_name_or_path")) if name), None)
-
-
-def check_base(config: Mapping[str, Any], language: Language, folder: Path) -> None:
-    """Refuse a base of other sizes: a checkpoint's config repeats that of the base it was trained on.
-
-    Raises:
-        CheckpointError: Names the size.
-    """
-    expected = plain_config(config, folder)
-    for key in _SAME_IN_BASE:
-        if key in expected and key in language.config and expected[key] != language.config[key]:
-            raise CheckpointError(
-                f"The base has {key} {language.config[key]}, the checkpoint was trained on one with {expected[key]}.",
-                where=str(language.folder),
-                fix="give the right base with --llm",
-            )
 
 
 def _projector(store: Store) -> tuple[dict[str, StoredTensor], StoredTensor | None]:
@@ -273,9 +235,7 @@ def _pinpoints(value: Any, where: str) -> list[list[int]]:
 
 def notes(original: Original, image: Mapping[str, Any]) -> tuple[str, ...]:
     """What was left out or replaced and why, for the user."""
-    found = []
-    if original.surplus_llm:
-        found.append("--llm was not needed: the checkpoint holds its language model.")
+    found = list(original.told)
     if original.newline is not None and image.get("merge") != "spatial_unpad":
         found.append("model.image_newline was left out: this checkpoint's picture settings never use it.")
     if original.tower.inside and original.tower.place is None:
