@@ -69,22 +69,13 @@ def build_model(
     for name, entry in given.items():
         entry["settings"] = {**wanted.get(entry.get("kind") or name, {}), **(entry.get("settings") or {})}
     modalities = {name: read_modality(name, entry) for name, entry in given.items()}
-    entries = {
-        name: {
-            "source": entry["source"] if modalities[name].has_encoder else NO_SOURCE,
-            "revision": entry.get("revision"),
-            "settings": modalities[name].settings.model_dump(mode="json"),
-            **({"kind": entry["kind"]} if "kind" in entry else {}),
-        }
-        for name, entry in given.items()
-    }
     base_folder = resolve_source(base, "llm")
     tokenizer = load_tokenizer(base_folder, revision)
     config = MMTuneConfig(
         method=canonical(method),
         settings=dict(settings or {}),
         base={"source": base, "revision": revision, "probe": None},
-        encoders=entries,
+        encoders={name: _described(entry, modalities[name]) for name, entry in given.items()},
         template=template or _default_template(base, tokenizer),
     )
     config.settings = MMTuneModel.method_settings(config).model_dump(mode="json")
@@ -268,6 +259,16 @@ def _load_language_model(
             raise  # told as what it is
         raise loading_error(source, "language model", error) from error
     return model.eval()
+
+
+def _described(entry: Mapping[str, Any], modality: Modality) -> dict[str, Any]:
+    """What a checkpoint's configuration says of an encoder."""
+    return {
+        "source": entry["source"] if modality.has_encoder else NO_SOURCE,
+        "revision": entry.get("revision"),
+        "settings": modality.settings.model_dump(mode="json"),
+        **({"kind": entry["kind"]} if "kind" in entry else {}),
+    }
 
 
 def _entry(value: str | Mapping[str, Any]) -> dict[str, Any]:
