@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmtune.core.errors import UsageError, VerificationError
+from mmtune.core.errors import NotPossibleError, UsageError, VerificationError
 from mmtune.methods import METHODS
 from mmtune.methods.base import Method
 from mmtune.modalities import MODALITIES
@@ -33,6 +33,8 @@ def clean_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("llava", {}),
         ("llava", {"projector": "linear"}),
+        ("lavin", None),
+        ("lavin", {"adapter_dim": 4, "scale": 0.5, "hidden": 8}),
         ("multi_token", None),
         ("vlora", None),
         ("vlora", {**SMALL, "placeholder": "none", "types": "qv", "every": 1}),
@@ -63,20 +65,24 @@ SINGLE_PRECISION = ["gemma2", "bloom", "mpt", "xglm", "mixtral"]  # they cannot 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("method", "settings"), [("llava", {}), ("vlora", {**SMALL, "alpha": 4})])
+@pytest.mark.parametrize(("method", "settings"), [("llava", {}), ("lavin", {}), ("vlora", {**SMALL, "alpha": 4})])
 def test_methods_conform_on_other_language_models(family: str, method: str, settings: dict[str, Any]) -> None:
     check_method(method, settings, language_model=family)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [*MORE_FAMILIES, *SINGLE_PRECISION])
-@pytest.mark.parametrize(("method", "settings"), [("llava", {}), ("vlora", {**SMALL, "alpha": 4})])
+@pytest.mark.parametrize(("method", "settings"), [("llava", {}), ("lavin", {}), ("vlora", {**SMALL, "alpha": 4})])
 def test_methods_conform_on_many_language_models(family: str, method: str, settings: dict[str, Any]) -> None:
+    if (family, method) == ("olmo2", "lavin"):
+        with pytest.raises(NotPossibleError, match="normalises after attention"):
+            check_method(method, settings, language_model=family)
+        return
     dtype = torch.float32 if family in SINGLE_PRECISION else torch.float64
     check_method(method, settings, language_model=family, dtype=dtype)
 
 
-@pytest.mark.parametrize(("method", "settings"), [("llava", {}), ("vlora", SMALL)])
+@pytest.mark.parametrize(("method", "settings"), [("llava", {}), ("lavin", {}), ("vlora", SMALL)])
 def test_embeddings_may_be_narrower_than_the_layers(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
     """As in OPT 350m, whose embeddings are projected to the width of its layers."""
     base = save_tiny_lm(tmp_path, "opt", word_embed_proj_dim=16)
