@@ -49,10 +49,15 @@ def run_status_beside_errors(console: Console, recipe: Any, verb: str, output: s
 
 
 def eval_summary(found: dict[str, Any]) -> str:
-    """The scores as a table, and what was counted."""
-    rows = [{"score": name, "value": cell(value)} for name, value in _flat(found.get("scores") or {}).items()]
+    """The scores as a table with the scorer's name, and what was counted."""
+    confidence, rows = found.get("confidence") or {}, []
+    for name, value in _flat(found.get("scores") or {}).items():
+        interval = confidence.get(name) or {}
+        around = f"{cell(interval.get('low'))} - {cell(interval.get('high'))}" if interval else ""
+        rows.append({"score": name, "value": cell(value), "95 % interval": around})
     counts = ", ".join(f"{found[name]} {name}" for name in ("missing", "uninferred", "failed") if found.get(name))
     head = f"{found.get('benchmark')}: {found.get('n')} rows" + (f", {counts}" if counts else "")
+    head += f"\nby {found.get('scorer')}, rule {found.get('rule')}"
     return plain_table(head, rows) + (f"\n{found['output']}" if found.get("output") else "")
 
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmtune.core.errors import DataError, ResourceError, ScoreError, UsageError
-from mmtune.data.dataset import load_samples
+from mmtune.core.errors import DataError, NotPossibleError, ScoreError, UsageError, unknown_name
 from mmtune.data.sample import Sample
 from mmtune.evaluation.benchmarks import BENCHMARKS
-from mmtune.evaluation.benchmarks.base import Benchmark, Record, Scores
-from mmtune.evaluation.fingerprint import data_sha256, model_fingerprint
-from mmtune.evaluation.predictions import PredictionLog, read_predictions
-from mmtune.model.decoding import Decoding
+from mmtune.evaluation.benchmarks.base import Benchmark, Options, Place, Record, Scores, Table
+from mmtune.evaluation.collect import Job, Progress, collect, evaluation_key
+from mmtune.evaluation.fingerprint import files_sha256, model_fingerprint
+from mmtune.evaluation.output import make_folder, write_output
+from mmtune.evaluation.predictions import read_predictions
+from mmtune.evaluation.prompts import STYLES
 
-DEFAULT_DECODING = Decoding(max_new_tokens=128)
-Progress = Callable[[int, int], None]
-_LOG = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from mmtune.model.decoding import Decoding
+
+__all__ = ["Limits", "evaluate"]
+
+NEW_TOKENS = 128
+"""How long answers may become unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ def evaluate(
     batch_size: int = 8,
     decoding: Decoding | None = None,
     limits: Limits | None = None,
+    options: Options | None = None,
+    shard: tuple[int, int] = (0, 1),
     model_name: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -59,11 +64,14 @@ def evaluate(
 
     Args:
         model: The model and its processor; not needed with ``predictions``.
-        data: A file or folder of conversations, or samples.
+        data: The benchmark's data file or the folder that holds it, or samples.
         output: Folder for ``predictions.jsonl`` (append-only: the same call goes on where it was interrupted),
-            ``items.jsonl`` and ``scores.json``; without it nothing is written.
-        limit: Only the first rows.
+            ``items.jsonl``, ``scores.json``, the report and the export; without it nothing is written.
+        limit: Only the first rows; of circular sets the first questions with all their rotations.
         decoding: Greedy with 128 new tokens unless given.
+        options: Rule of the scorer, how tables are read, wording of prompts.
+        shard: Number of this process and of all processes. Each asks its share of the rows and keeps the answers in
+            ``output``; scoring is left to whoever finds all rows answered.
         model_name: What the result calls the model.
         progress: Called with the rows done and the rows in all.
 
@@ -74,72 +82,75 @@ def evaluate(
         DataError: Rows that cannot be scored, missing predictions, too many failed rows.
         ScoreError: The score is below the minimum; the output is complete all the same.
         UsageError: An unknown benchmark, or a minimum for a benchmark that has none.
+        NotPossibleError: A rule or a way of reading that the benchmark does not have.
     """
-    task: Benchmark = BENCHMARKS.load(benchmark)()
-    limits, decoding = limits or Limits(), decoding or DEFAULT_DECODING
+    task = make_task(benchmark, options or Options())
+    limits = limits or Limits()
     _check_usage(task, model, predictions, limits)
-    samples, sha = _samples(data, media_root, limit)
+    table, sha = _table(task, data, media_root, limit, look=predictions is None)
+    samples = table.samples
     task.check(samples)
-    folder = _make_folder(output)
+    folder = make_folder(output)
     ignored = 0
     if predictions is not None:
-        records, ignored = read_predictions(Path(predictions), samples)
+        records, ignored = read_predictions(Path(predictions), samples, task)
     else:
-        key = _key(task, sha, model_fingerprint(model), decoding)
-        records = _collect(task, model, processor, samples, _Job(decoding, batch_size, limits, folder, key, progress))
+        decoding = decoding or _default_decoding()
+        key = evaluation_key(task, sha, model_fingerprint(model), decoding)
+        job = Job(decoding, batch_size, limits.max_failures, folder, key, progress, shard)
+        records = collect(task, model, processor, samples, job)
     _check_complete(samples, records, limits)
+    facts = {"ignored_predictions": ignored, "model": model_name, "data_sha256": sha}
+    return _scored(task, table, records, folder, limits, facts)
+
+
+def _scored(
+    task: Benchmark,
+    table: Table,
+    records: dict[int, Record],
+    folder: Path | None,
+    limits: Limits,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The result of the rows that have records, written and checked against the limits."""
     rows = sorted(records)
-    scored = task.score([samples[row] for row in rows], [records[row] for row in rows])
-    result = _result(task, scored, records, missing=len(samples) - len(rows))
-    result |= {"ignored_predictions": ignored, "model": model_name, "data_sha256": sha}
-    result["output"] = str(folder) if folder else None
+    samples = [table.samples[row] for row in rows]
+    scored = task.score(samples, [records[row] for row in rows])
+    result = _result(task, scored, records, missing=len(table.samples) - len(rows))
+    result |= {**facts, "output": str(folder) if folder else None}
     if folder:
-        _write(folder, result, scored)
+        write_output(folder, result, scored, replace(table, samples=samples))
+    _check_failed(records, limits)
     _check_score(task, scored, limits, result)
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    decoding: Decoding
-    batch_size: int
-    limits: Limits
-    folder: Path | None
-    key: str
-    progress: Progress | None
+def make_task(benchmark: str, options: Options) -> Benchmark:
+    """The benchmark of a name with its options.
 
-
-def _collect(task: Benchmark, model: Any, processor: Any, samples: Sequence[Sample], job: _Job) -> dict[int, Record]:
-    """The record of every row: those of an earlier, interrupted run first, then the model's."""
-    log = PredictionLog(job.folder / "predictions.jsonl", job.key) if job.folder else None
-    records = {row: record for row, record in (log.read() if log else {}).items() if row < len(samples)}
-    if records:
-        _LOG.info("%d of %d rows were answered before; going on with the rest", len(records), len(samples))
-    todo = [row for row in range(len(samples)) if row not in records]
-    failures = 0
-    asked = [samples[row] for row in todo]
-    for index, record in task.run(model, processor, asked, decoding=job.decoding, batch_size=job.batch_size):
-        row = todo[index]
-        records[row] = record
-        if log:
-            log.append(row, samples[row], record)
-        if "error" in record:
-            failures += 1
-            _LOG.warning("row %s failed: %s", samples[row].id, record["error"]["message"])
-            _check_failures(failures, record, samples[row], job)
-        if job.progress:
-            job.progress(len(records), len(samples))
-    return records
-
-
-def _check_failures(failures: int, record: Record, sample: Sample, job: _Job) -> None:
-    allowed = job.limits.max_failures
-    if allowed is not None and failures > allowed:
-        raise DataError(
-            f"{failures} rows failed, {allowed} are allowed; the last: {record['error']['message']}",
-            where=sample.source or sample.id,
-            fix="mend the rows, or raise --max-failures; answered rows are kept when an output is given",
+    Raises:
+        UsageError: No such benchmark or wording.
+        NotPossibleError: It has no such rule, or reads no tables.
+    """
+    task: Benchmark = BENCHMARKS.load(benchmark)(options)
+    if options.prompt not in STYLES:
+        raise unknown_name("prompt style", options.prompt, STYLES)
+    if options.rule not in task.rules:
+        raise NotPossibleError(
+            f"'{task.name}' has no rule '{options.rule}'; it has: {', '.join(task.rules)}.",
+            where="--rule",
+            fix="leave --rule out",
         )
+    if options.pandas_na and not task.reads_tables:
+        message = f"--pandas-na concerns tables of public benchmarks; '{task.name}' reads none."
+        raise NotPossibleError(message, where="--pandas-na", fix="leave --pandas-na out")
+    return task
+
+
+def _default_decoding() -> Decoding:
+    from mmtune.model.decoding import Decoding
+
+    return Decoding(max_new_tokens=NEW_TOKENS)
 
 
 def _check_usage(task: Benchmark, model: Any, predictions: str | Path | None, limits: Limits) -> None:
@@ -151,6 +162,29 @@ def _check_usage(task: Benchmark, model: Any, predictions: str | Path | None, li
         )
     if limits.min_score is not None and task.primary is None:
         raise UsageError(f"'{task.name}' has no score that is better when higher.", fix="leave out --min-score")
+
+
+def _table(
+    task: Benchmark,
+    data: str | Path | Sequence[Sample],
+    media_root: Sequence[str | Path],
+    limit: int | None,
+    *,
+    look: bool,
+) -> tuple[Table, str]:
+    """The rows and the hash of their files; samples in memory are hashed as they are."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}.", where="--limit", fix="give 1 or more")
+    if isinstance(data, str | Path):
+        table = task.read(Place(Path(data), tuple(media_root), look))
+        sha = files_sha256(list(table.files))
+    else:
+        table = Table(list(data), [])
+        sha = hashlib.sha256("\n".join(repr(sample) for sample in data).encode()).hexdigest()
+    if not table.samples:
+        where = str(data) if isinstance(data, str | Path) else None
+        raise DataError("No rows.", where=where, fix="give a file with rows")
+    return (table if limit is None else replace(table, samples=task.first(table.samples, limit))), sha
 
 
 def _check_complete(samples: Sequence[Sample], records: dict[int, Record], limits: Limits) -> None:
@@ -168,13 +202,22 @@ def _check_complete(samples: Sequence[Sample], records: dict[int, Record], limit
         raise DataError(f"All {len(failed)} rows failed; the first: {message}", fix="mend the rows")
 
 
+def _check_failed(records: dict[int, Record], limits: Limits) -> None:
+    """Given answers may hold failed rows as well; a model's are counted while it is asked."""
+    failed = sum("error" in record for record in records.values())
+    if limits.max_failures is not None and failed > limits.max_failures:
+        raise DataError(
+            f"{failed} rows failed, {limits.max_failures} are allowed.", fix="mend the rows, or raise --max-failures"
+        )
+
+
 def _check_score(task: Benchmark, scored: Scores, limits: Limits, result: dict[str, Any]) -> None:
     if limits.min_score is None or task.primary is None:
         return
-    value = float(scored.scores[task.primary])
+    name, value = task.main_score(scored.scores)
     if not value >= limits.min_score:
         error = ScoreError(
-            f"{task.primary} is {value:.4f}, at least {limits.min_score:.4f} was asked for.",
+            f"{name} is {value:.4f}, at least {limits.min_score:.4f} was asked for.",
             where=task.name,
             fix="train longer or on more data, or lower --min-score",
         )
@@ -182,36 +225,11 @@ def _check_score(task: Benchmark, scored: Scores, limits: Limits, result: dict[s
         raise error
 
 
-def _samples(
-    data: str | Path | Sequence[Sample], media_root: Sequence[str | Path], limit: int | None
-) -> tuple[Any, str]:
-    if isinstance(data, str | Path):
-        table: Sequence[Sample] = load_samples(data, media_root=tuple(media_root))
-        sha = data_sha256(Path(data))
-    else:
-        table = data
-        sha = hashlib.sha256("\n".join(repr(sample) for sample in data).encode()).hexdigest()
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit is {limit}.", where="--limit", fix="give 1 or more")
-    count = len(table) if limit is None else min(limit, len(table))
-    samples = [table[index] for index in range(count)]
-    if not samples:
-        raise DataError(
-            "No rows.", where=str(data) if isinstance(data, str | Path) else None, fix="give a file with rows"
-        )
-    return samples, sha
-
-
-def _key(task: Benchmark, sha: str, fingerprint: str, decoding: Decoding) -> str:
-    parts = {"benchmark": task.name, "data": sha, "model": fingerprint, "decoding": asdict(decoding)}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
 def _result(task: Benchmark, scored: Scores, records: dict[int, Record], *, missing: int) -> dict[str, Any]:
     return {
         "benchmark": task.name,
-        "scorer": task.scorer,
-        "rule": task.rule,
+        "scorer": scored.scorer or task.scorer,
+        "rule": task.options.rule,
         "scores": dict(scored.scores),
         "n": len(records),
         "missing": missing,
@@ -220,27 +238,3 @@ def _result(task: Benchmark, scored: Scores, records: dict[int, Record], *, miss
         "confidence": dict(scored.confidence),
         **scored.top_level,
     }
-
-
-def _make_folder(output: str | Path | None) -> Path | None:
-    if output is None:
-        return None
-    folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(
-            f"Cannot make the output folder: {error}", where=str(folder), fix="choose --output"
-        ) from error
-    return folder
-
-
-def _write(folder: Path, result: dict[str, Any], scored: Scores) -> None:
-    try:
-        with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
-            for item in scored.items:
-                file.write(json.dumps(item, ensure_ascii=False) + "\n")
-        text = json.dumps(result, indent=2, ensure_ascii=False)
-        (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(f"Cannot write the scores: {error}", where=str(folder), fix="free space") from error

@@ -1,14 +1,23 @@
-"""How sure a score is: Wilson intervals for shares of right answers, a seeded bootstrap for other means."""
+"""How sure a score is, and whether two runs differ: Wilson intervals, seeded bootstraps over clusters, McNemar's test.
+
+A cluster is what was drawn together: the questions about one picture, or the rotations of one base question.
+"""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 LEVEL = 0.95
+ROUNDS = 1000
+_CHUNK = 1 << 22  # entries drawn at once
+
+Array = NDArray[np.float64]
 
 
 def wilson(hits: float, n: int, level: float = LEVEL) -> tuple[float, float]:
@@ -30,30 +39,142 @@ def wilson(hits: float, n: int, level: float = LEVEL) -> tuple[float, float]:
 
 
 def bootstrap(
-    sums: Sequence[float], weights: Sequence[float], *, level: float = LEVEL, rounds: int = 1000, seed: int = 0
+    sums: Sequence[float], weights: Sequence[float], *, level: float = LEVEL, rounds: int = ROUNDS, seed: int = 0
 ) -> tuple[float, float]:
     """A percentile interval of ``sum(sums) / sum(weights)`` under resampling of the items with replacement."""
-    n = len(sums)
-    if n == 0:
+    statistics = np.column_stack([np.asarray(sums, dtype=float), np.asarray(weights, dtype=float)])
+    return bootstrap_of(statistics, _ratio, level=level, rounds=rounds, seed=seed)
+
+
+def bootstrap_of(
+    statistics: Array,
+    score: Callable[[Array], Array],
+    *,
+    level: float = LEVEL,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """A percentile interval of a score that is a function of sums.
+
+    Args:
+        statistics: What each cluster adds to the sums, ``[C, S]``.
+        score: Sums of each round, ``[R, S]``, to scores, ``[R]``.
+    """
+    if not len(statistics):
         return math.nan, math.nan
-    rng = random.Random(seed)
-    ratios = []
-    for _ in range(rounds):
-        drawn = rng.choices(range(n), k=n)
-        total = sum(weights[index] for index in drawn)
-        ratios.append(sum(sums[index] for index in drawn) / total if total else math.nan)
-    ratios.sort()
+    found = np.sort(score(resampled_sums(statistics, rounds=rounds, seed=seed)))
     tail = (1 - level) / 2
-    return ratios[math.floor(tail * (rounds - 1))], ratios[math.ceil((1 - tail) * (rounds - 1))]
+    return float(found[math.floor(tail * (rounds - 1))]), float(found[math.ceil((1 - tail) * (rounds - 1))])
+
+
+def resampled_sums(statistics: Array, *, rounds: int = ROUNDS, seed: int = 0) -> Array:
+    """The sums of ``C`` clusters drawn with replacement, once a round: ``[C, S]`` to ``[R, S]``."""
+    generator = np.random.default_rng(seed)
+    count, width = statistics.shape
+    step = max(1, _CHUNK // (count * max(1, width)))
+    parts = [
+        statistics[generator.integers(count, size=(min(step, rounds - start), count))].sum(axis=1)
+        for start in range(0, rounds, step)
+    ]
+    return np.concatenate(parts)
+
+
+def by_cluster(statistics: Array, clusters: Sequence[Hashable]) -> Array:
+    """Rows summed over each cluster, in the order in which clusters first appear: ``[N, S]`` to ``[C, S]``."""
+    places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    found = np.zeros((len(places), statistics.shape[1]))
+    np.add.at(found, [places[name] for name in clusters], statistics)
+    return found
 
 
 def share_interval(hits: float, n: int) -> dict[str, Any]:
     """The JSON form of a Wilson interval."""
-    low, high = wilson(hits, n)
-    return {"low": low, "high": high, "level": LEVEL, "method": "wilson"}
+    return interval_json(wilson(hits, n), "wilson")
 
 
 def ratio_interval(sums: Sequence[float], weights: Sequence[float]) -> dict[str, Any]:
     """The JSON form of a bootstrap interval of a ratio of sums."""
-    low, high = bootstrap(sums, weights)
-    return {"low": low, "high": high, "level": LEVEL, "method": "bootstrap"}
+    return interval_json(bootstrap(sums, weights), "bootstrap")
+
+
+def mean_interval(values: Sequence[float], clusters: Sequence[Hashable], scale: float = 1.0) -> dict[str, Any]:
+    """The JSON form of an interval of a mean: Wilson for plain shares, else a bootstrap over the clusters.
+
+    Args:
+        clusters: The cluster of each value; a share is plain when every value has a cluster of its own.
+        scale: What the mean is multiplied with, for example 100.
+    """
+    plain = len(set(clusters)) == len(values) and all(value in (0, 1) for value in values)
+    if plain:
+        return interval_json(wilson(sum(values), len(values)), "wilson", scale)
+    statistics = np.column_stack([np.asarray(values, dtype=float), np.ones(len(values))])
+    return cluster_interval(statistics, clusters, _ratio, scale)
+
+
+def cluster_interval(
+    statistics: Array, clusters: Sequence[Hashable], score: Callable[[Array], Array], scale: float = 1.0
+) -> dict[str, Any]:
+    """The JSON form of a bootstrap interval over clusters, of a score as :func:`bootstrap_of` takes it."""
+    return interval_json(bootstrap_of(by_cluster(statistics, clusters), score), "bootstrap", scale)
+
+
+def interval_json(interval: tuple[float, float], method: str, scale: float = 1.0) -> dict[str, Any]:
+    """The JSON form of an interval; null where there is none."""
+    low, high = (None if math.isnan(value) else scale * value for value in interval)
+    return {"low": low, "high": high, "level": LEVEL, "method": method}
+
+
+def mean_table(
+    groups: Mapping[str, Sequence[int]], values: Sequence[float], clusters: Sequence[Hashable], scale: float = 1.0
+) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """Means of groups of rows, and their intervals; a group without rows has the mean None."""
+    means: dict[str, float | None] = {}
+    intervals: dict[str, Any] = {}
+    for name, rows in groups.items():
+        means[name] = scale * sum(values[row] for row in rows) / len(rows) if rows else None
+        if rows:
+            intervals[name] = mean_interval([values[row] for row in rows], [clusters[row] for row in rows], scale)
+    return means, intervals
+
+
+def paired_bootstrap(
+    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0
+) -> dict[str, Any]:
+    """The difference of two runs' means over the same rows, with its interval and the share of draws beyond zero.
+
+    Args:
+        first, second: Scores of the same rows in the same order.
+
+    Returns:
+        ``difference`` (second minus first), ``low``, ``high``, and ``p``, two-sided.
+    """
+    differences = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
+    statistics = by_cluster(np.column_stack([differences, np.ones(len(differences))]), clusters)
+    drawn = _ratio(resampled_sums(statistics, seed=seed))
+    low, high = bootstrap_of(statistics, _ratio, seed=seed)
+    p = min(1.0, 2 * min(float((drawn <= 0).mean()), float((drawn >= 0).mean())))
+    return {"difference": float(differences.mean()), "low": low, "high": high, "level": LEVEL, "p": p}
+
+
+def mcnemar(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
+    """The exact test whether two runs are right equally often, from the rows on which just one of them is.
+
+    Returns:
+        ``only_first``, ``only_second`` and the two-sided ``p``.
+
+    Source:
+        McNemar 1947; the exact binomial form.
+    """
+    only_first = sum(bool(a) and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(bool(b) and not a for a, b in zip(first, second, strict=True))
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    logs = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(fewer + 1))
+    p = min(1.0, 2 * sum(math.exp(log - n * math.log(2)) for log in logs))
+    return {"only_first": only_first, "only_second": only_second, "p": p}
+
+
+def _ratio(sums: Array) -> Array:
+    """First column over second; NaN where the second is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Array = np.where(sums[:, 1] != 0, sums[:, 0] / sums[:, 1], np.nan)
+    return found

@@ -91,7 +91,7 @@ def test_no_write_access(mmtune: Run, checkpoint: Path, data: Path, verb: str, p
     assert time.monotonic() - began < 60, "noticed only after the work"
 
 
-@pytest.mark.parametrize(("signal_name", "output", "code"), [("SIGINT", 1, 75), ("SIGTERM", 1, 75), ("SIGINT", 0, 130)])
+@pytest.mark.parametrize(("signal_name", "output", "code"), [("SIGINT", 1, 75), ("SIGTERM", 1, 75), ("SIGINT", 0, 75)])
 def test_an_interrupted_evaluation(
     mmtune: Run, checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch, signal_name: str, output: int, code: int
 ) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmtune.core.errors import DataError
 from mmtune.data.sample import Sample
-from mmtune.evaluation.benchmarks.base import Benchmark, Record, Scores
+from mmtune.evaluation.benchmarks.base import Benchmark, Record, Scores, ask, place_of
 from mmtune.evaluation.statistics import share_interval
-from mmtune.model.decoding import Decoding
-from mmtune.model.generation import answers
+
+if TYPE_CHECKING:
+    from mmtune.model.decoding import Decoding
 
 METRICS = ("exact_match", "contains")
 
@@ -30,20 +31,14 @@ class QuestionAnswering(Benchmark):
             if len(sample.turns) < 2 or not normalized(sample.answer or ""):
                 raise DataError(
                     "The last turn of a row must be the gold answer of the assistant, with some text in it.",
-                    where=_place(sample),
+                    where=place_of(sample),
                     fix="add the answer as the last turn, or take the row out",
                 )
 
     def run(
         self, model: Any, processor: Any, samples: Sequence[Sample], *, decoding: Decoding, batch_size: int
     ) -> Iterator[tuple[int, Record]]:
-        stream = answers(model, processor, samples, decoding, batch_size=batch_size, on_error="record")
-        for index, given in stream:
-            if given.error is not None:
-                yield index, {"error": dict(given.error)}
-                continue
-            record: Record = {"prediction": given.text, "finish_reason": given.finish_reason}
-            yield index, record | {"token_ids": given.token_ids, "prompt_tokens": given.prompt_tokens}
+        yield from ask(model, processor, samples, decoding=decoding, batch_size=batch_size)
 
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> Scores:
         items = [_item(sample, record) for sample, record in zip(samples, records, strict=True)]
@@ -89,7 +84,3 @@ def _group(items: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, An
         if "type" in item:
             groups.setdefault(item["type"], []).append(item)
     return groups
-
-
-def _place(sample: Sample) -> str:
-    return f"{sample.source} (id {sample.id})" if sample.source else f"id {sample.id}"

@@ -38,7 +38,5 @@ wouldnt've wouldn't've, wouldn'tve wouldn't've, yall y'all, yall'll y'all'll, y'
 yall'd've y'all'd've, y'alld've y'all'd've, y'all'dve y'all'd've, youd you'd, youd've you'd've,
 you'dve you'd've, youll you'll, youre you're, youve you've
 """
-CONTRACTIONS: dict[str, str] = {
-    key: value for key, value in (pair.split() for pair in _TABLE.replace("\n", " ").split(",") if pair.strip())
-}
+CONTRACTIONS: dict[str, str] = dict(pair.split() for pair in _TABLE.replace("\n", " ").split(",") if pair.strip())
 """Word without its apostrophe to the word that stands for it."""

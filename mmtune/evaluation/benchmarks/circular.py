@@ -1,0 +1,96 @@
+"""Circular evaluation: a question counts only when it is right under every rotation of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from mmtune.core.errors import DataError
+from mmtune.data.sample import Sample
+from mmtune.evaluation.benchmarks.base import Record, Scores
+from mmtune.evaluation.benchmarks.multiple_choice import MultipleChoice, accuracy_tables, index_of, uninferred
+from mmtune.evaluation.reading.tables import Row
+
+ROTATION = 1_000_000
+"""What a rotation's index is larger by than that of the row it rotates."""
+
+
+class Circular(MultipleChoice):
+    """Groups of rotations; rows without a base row, or with a rotation missing from the answers, are left out.
+
+    ``vanilla_0_<split>`` are base rows alone, ``vanilla_all_<split>`` all rows.
+    """
+
+    scorer: ClassVar[str] = "VLMEvalKit exact matching, circular accuracy (0-1)"
+
+    def tsv_rows(self, rows: Sequence[Row], pictures: Sequence[list[Any]]) -> list[Sample]:
+        samples = super().tsv_rows(rows, pictures)
+        given = {index_of(row): row.get("g_index") for row in rows}
+        return _with_sizes([_grouped(sample, given.get(sample.id)) for sample in samples])
+
+    def parquet_rows(self, rows: Sequence[Row], pictures: Any) -> list[Sample]:
+        samples = super().parquet_rows(rows, pictures)
+        return _with_sizes([_grouped(sample, row.get("g_index")) for sample, row in zip(samples, rows, strict=True)])
+
+    def first(self, samples: Sequence[Sample], limit: int) -> list[Sample]:
+        """The first base questions with all their rotations."""
+        groups = list(dict.fromkeys(sample.extra["group"] for sample in samples))[:limit]
+        kept = set(groups)
+        return [sample for sample in samples if sample.extra["group"] in kept]
+
+    def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> Scores:
+        items = self.items(samples, records)
+        groups: dict[str, list[int]] = {}
+        for at, sample in enumerate(samples):
+            groups.setdefault(sample.extra["group"], []).append(at)
+        bases, hits, incomplete = [], [], 0
+        for name, rows in groups.items():
+            base = next((at for at in rows if samples[at].extra["base"]), None)
+            if base is None or len(rows) < samples[base].extra["group_size"]:
+                incomplete += 1
+                continue
+            bases.append(base)
+            hits.append(int(all(items[at]["hit"] for at in rows)))
+            items[base]["group_hit"] = hits[-1]
+            for at in rows:
+                items[at]["group"] = name
+        if not bases:
+            message = "No base question has the answers to all its rotations."
+            raise DataError(message, fix="give the missing answers, or another file")
+        return self._scores(samples, items, bases, hits, incomplete)
+
+    def _scores(
+        self,
+        samples: Sequence[Sample],
+        items: Sequence[dict[str, Any]],
+        bases: Sequence[int],
+        hits: Sequence[int],
+        incomplete: int,
+    ) -> Scores:
+        shown = [samples[at] for at in bases]
+        scores, confidence = accuracy_tables(shown, hits)
+        for prefix, rows in (("vanilla_0_", bases), ("vanilla_all_", range(len(samples)))):
+            tables, intervals = accuracy_tables(
+                [samples[at] for at in rows], [items[at]["hit"] for at in rows], prefix=prefix
+            )
+            scores |= tables
+            confidence |= intervals
+        top_level = {"incomplete_groups": incomplete} if incomplete else {}
+        return Scores(scores, items, confidence, uninferred(items), top_level)
+
+
+def _grouped(sample: Sample, given: Any) -> Sample:
+    """The row with the group that it belongs to, and whether it is the one that the others rotate."""
+    number = int(sample.id) if sample.id.isdecimal() else None
+    group = str(given) if given is not None else str(number % ROTATION) if number is not None else sample.id
+    base = number is None or number < ROTATION
+    return replace(sample, extra={**sample.extra, "group": group, "base": base})
+
+
+def _with_sizes(samples: Sequence[Sample]) -> list[Sample]:
+    """The rows with the number of rows in their group, by which an incomplete one is noticed."""
+    sizes: dict[str, int] = {}
+    for sample in samples:
+        sizes[sample.extra["group"]] = sizes.get(sample.extra["group"], 0) + 1
+    return [replace(sample, extra={**sample.extra, "group_size": sizes[sample.extra["group"]]}) for sample in samples]
