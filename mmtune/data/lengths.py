@@ -52,8 +52,10 @@ class Lengths:
         Raises:
             RowError: ``nothing_to_train``, ``media_not_taken`` or ``not_encodable``.
         """
-        taken = set(self.processor.modalities)
-        others = sorted({item.modality for item in sample.media} - taken - _general(self.processor))
+        from mmtune.model.kinds import modality_of
+
+        taken = self.processor.modalities
+        others = sorted({item.modality for item in sample.media if modality_of(item.modality, taken) is None})
         if others:
             raise RowError(
                 "media_not_taken",
@@ -63,18 +65,14 @@ class Lengths:
         try:
             measured = self.processor.measure(sample)
         except DataError as error:
+            if error.code == "nothing_to_train":
+                raise RowError("nothing_to_train", error.message, fix=error.fix) from error
             raise RowError("not_encodable", error.message, fix=error.fix) from error
-        if not measured.num_targets:
-            raise RowError("nothing_to_train", "No token of the row is trained.", fix="give it an answer")
         length = len(measured.input_ids)
         if self.limit is not None and length > self.limit:
             text = f"The row has {length} positions, the model takes {self.limit}."
             return length, measured.num_targets, [("too_long", text)]
         return length, measured.num_targets, []
-
-
-def _general(processor: Any) -> set[str]:
-    return {kind for modality in processor.modalities.values() for kind in modality.takes}
 
 
 def summarise(

@@ -82,8 +82,18 @@ def media_lists(row: Mapping[str, Any], keys: Mapping[str, str] = LIST_KEYS) -> 
     for key, modality in keys.items():
         value = row.get(key)
         if value is not None:
+            _refuse_list_as_text(modality, value, key)
             found.setdefault(modality, []).extend(settled_list(LIST_KEYS.get(key, modality), value, key))
     return found
+
+
+def _refuse_list_as_text(modality: str, value: Any, key: str) -> None:
+    if isinstance(value, str) and modality != "document" and value.startswith("[") and value.endswith("]"):
+        raise RowError(
+            "list_as_text",
+            f"'{key}' is a text that looks like a list: {value[:60]}",
+            fix=f"write the list itself: row['{key}'] = ast.literal_eval(row['{key}'])",
+        )
 
 
 def turns_of_messages(messages: Any, queue: MediaQueue, markers: Mapping[str, str] = MARKERS) -> tuple[Turn, ...]:
@@ -95,6 +105,12 @@ def turns_of_messages(messages: Any, queue: MediaQueue, markers: Mapping[str, st
     Raises:
         RowError: Anything else than such a list; see the reason codes in :mod:`mmtune.data.sources`.
     """
+    if isinstance(messages, str) and messages.lstrip().startswith("["):
+        raise RowError(
+            "messages_as_text",
+            "'messages' is a text that holds JSON.",
+            fix="write the list itself: row['messages'] = json.loads(row['messages'])",
+        )
     if not isinstance(messages, list):
         raise RowError(
             "no_turns", f"'messages' is {type(messages).__name__}, not a list.", fix="give a list of messages"

@@ -25,6 +25,12 @@ class OverlongError(DataError):
     code = "overlong"
 
 
+class UntrainedError(DataError):
+    """A sample without a token to train."""
+
+    code = "nothing_to_train"
+
+
 @dataclass(slots=True)
 class Encoded:
     """One sample as ids, with its media loaded.

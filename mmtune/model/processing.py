@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from transformers import AutoProcessor, PreTrainedTokenizerBase
 
-from mmtune.core.errors import DataError, UsageError
+from mmtune.core.errors import UsageError
 from mmtune.data.sample import Sample, Text, Turn
 from mmtune.methods.base import Lead
 from mmtune.modalities.base import Modality
 from mmtune.model import encoding
 from mmtune.model.chat import ChatTemplate
 from mmtune.model.configuration import MMTuneConfig
-from mmtune.model.encoding import IGNORED, Batch, Encoded, OverlongError, encode_segments
+from mmtune.model.encoding import IGNORED, Batch, Encoded, OverlongError, UntrainedError, encode_segments
 from mmtune.model.instruction import InstructionPieces
 from mmtune.model.kinds import with_own_names
 from mmtune.model.placement import opened, place
@@ -232,7 +232,7 @@ class MMTuneProcessor:
         found = self._encode(kept, template, None, generate=False, load=load)
         found.dropped_turns = dropped
         if not found.num_targets:
-            raise DataError("The row has no token to train.", fix="give it an answer of the assistant")
+            raise UntrainedError("The row has no token to train.", fix="give it an answer of the assistant")
         return found
 
     def _encode(

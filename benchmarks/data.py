@@ -1,0 +1,214 @@
+"""How fast and small data preparation is: generated data, figures of this machine into ``benchmarks/results``.
+
+    python -m benchmarks.data [json] [stat] [decode] [captions]
+
+Everything generated is deleted again. Memory is the largest resident set of any one process, workers included, and
+their sum for the whole tree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RESULTS = Path(__file__).parent / "results"
+_ROWS = 665_000
+_CAPTIONS = 3_000_000
+_FILES = 100_000
+_PICTURES = 4_000
+_WORDS = [
+    "a",
+    "cat",
+    "sits",
+    "on",
+    "the",
+    "red",
+    "sofa",
+    "near",
+    "some",
+    "window",
+    "while",
+    "rain",
+    "falls",
+    "and",
+    "nobody",
+    "looks",
+    "at",
+    "it",
+]
+
+
+def llava_json(path: Path, rows: int = _ROWS) -> None:
+    """A file like LLaVA's mix665k: about 1 GB, one line, some rows without a picture, talks of 1 to 6 rounds."""
+    draw = random.Random(0)
+    with path.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for index in range(rows):
+            talk = []
+            for turn in range(draw.choice((1, 2, 3, 4, 6))):
+                question = f"{' '.join(draw.choices(_WORDS, k=12))} {index}?"
+                talk.append({"from": "human", "value": ("<image>\n" if not turn and index % 16 else "") + question})
+                talk.append({"from": "gpt", "value": " ".join(draw.choices(_WORDS, k=52))})
+            row: dict[str, Any] = {"id": f"{index:012d}", "conversations": talk}
+            if index % 16:
+                row["image"] = f"coco/train2017/{index % 300_000:012d}.jpg"
+            file.write((", " if index else "") + json.dumps(row))
+        file.write("]")
+
+
+def captions(folder: Path, rows: int = _CAPTIONS, files: int = 6) -> None:
+    """CapsFusion-like tables of URLs and captions."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    draw, per_file = random.Random(0), rows // files
+    for number in range(files):
+        with pq.ParquetWriter(folder / f"part-{number:03d}.parquet", _SCHEMA(pa)) as writer:
+            for start in range(0, per_file, 50_000):
+                numbers = range(number * per_file + start, number * per_file + min(start + 50_000, per_file))
+                texts = [f"{' '.join(draw.choices(_WORDS, k=18))} {index}" for index in numbers]
+                urls = [f"https://example.org/pictures/{index}.jpg" for index in numbers]
+                writer.write_table(pa.table([urls, texts, texts, texts], schema=_SCHEMA(pa)))
+
+
+def _SCHEMA(pa: Any) -> Any:
+    return pa.schema([(name, pa.string()) for name in ("image_url", "capsfusion", "laion_2b", "laion_coco")])
+
+
+def measured(command: list[str]) -> dict[str, Any]:
+    """Run a command and watch it."""
+    began, load = time.monotonic(), os.getloadavg()[0]
+    process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    peak = {"one": 0, "all": 0}
+
+    def watch() -> None:
+        while process.poll() is None:
+            sizes = []
+            for one in [process, *process.children(recursive=True)]:
+                try:
+                    sizes.append(one.memory_info().rss)
+                except psutil.Error:
+                    continue
+            peak["one"], peak["all"] = max(peak["one"], *sizes, 0), max(peak["all"], sum(sizes))
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    text = process.communicate()[0]
+    thread.join()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = json.loads(text)
+    return {
+        "rows": found.get("rows"),
+        "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "peak_mb_one_process": round(peak["one"] / 1e6),
+        "peak_mb_all_processes": round(peak["all"] / 1e6),
+        "load_before": round(load, 1),
+        "load_after": round(os.getloadavg()[0], 1),
+        "error": (found.get("error") or {}).get("message"),
+    }
+
+
+def _prepare(source: Path, output: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "mmtune", "prepare-data", str(source), "--output", str(output), "--json", *options]
+
+
+def bench_json(folder: Path) -> dict[str, Any]:
+    """665,000 rows of LLaVA json without a look at media."""
+    path = folder / "mix.json"
+    llava_json(path)
+    size = path.stat().st_size
+    return {"bytes": size, **measured(_prepare(path, folder / "out", "--check-media", "none"))}
+
+
+def bench_stat(folder: Path) -> dict[str, Any]:
+    """Files looked up and checked a second, in one process."""
+    from mmtune.data.examination import examine
+    from mmtune.data.media import MediaLookup
+    from mmtune.data.sample import Media
+
+    (folder / "pictures").mkdir()
+    names = [f"pictures/{index:06d}.jpg" for index in range(_FILES)]
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    lookup, began = MediaLookup(folder), time.monotonic()
+    for name in names:
+        examine(Media("image", name), lookup.find(name), "stat")
+    seconds = time.monotonic() - began
+    return {"files": _FILES, "seconds": round(seconds, 2), "files_per_second": round(_FILES / seconds), "load": _load()}
+
+
+def bench_decode(folder: Path) -> dict[str, Any]:
+    """JPEGs of 640 x 480 decoded to see whether they can be, by all cores; and one by one with and without draft."""
+    import numpy as np
+    from PIL import Image
+
+    from mmtune.modalities.pictures import open_picture, probe_picture
+
+    noise = np.random.default_rng(0)
+    rows = []
+    for index in range(_PICTURES):
+        name = f"{index:05d}.jpg"
+        small = Image.fromarray(noise.integers(0, 255, (48, 64, 3), np.uint8))
+        small.resize((640, 480)).save(folder / name, quality=90)
+        talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": f"Number {index}."}]
+        rows.append({"id": name, "image": name, "conversations": talk})
+    (folder / "rows.json").write_text(json.dumps(rows))
+    found: dict[str, Any] = {"pictures": _PICTURES}
+    for kind, function in (("draft", probe_picture), ("full", open_picture)):
+        began = time.monotonic()
+        for row in rows[:1000]:
+            function(str(folder / row["image"]))
+        found[f"{kind}_per_second_one_core"] = round(1000 / (time.monotonic() - began))
+    return found | measured(_prepare(folder / "rows.json", folder / "out", "--check-media", "decode"))
+
+
+def bench_captions(folder: Path) -> dict[str, Any]:
+    """A fifth of 3 million caption rows, then all: memory must stay, time must grow five times."""
+    found = {}
+    for name, rows in (("fifth", _CAPTIONS // 5), ("all", _CAPTIONS)):
+        (folder / name).mkdir()
+        captions(folder / name, rows)
+        found[name] = measured(_prepare(folder / name, folder / f"{name}-out", "--allow-urls"))
+    found["hours_for_30_million"] = round(found["all"]["seconds"] * 10 / 3600, 2)
+    return found
+
+
+def _load() -> float:
+    return round(os.getloadavg()[0], 1)
+
+
+BENCHES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "json": bench_json,
+    "stat": bench_stat,
+    "decode": bench_decode,
+    "captions": bench_captions,
+}
+
+
+def main(names: list[str]) -> None:
+    """Run the benchmarks and keep their figures."""
+    path = RESULTS / "data.json"
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    for name in names or list(BENCHES):
+        with tempfile.TemporaryDirectory(prefix="mmtune-bench-") as folder:
+            results[name] = BENCHES[name](Path(folder)) | {"cores": os.cpu_count()}
+        print(name, json.dumps(results[name], indent=2))
+        path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
