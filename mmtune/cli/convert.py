@@ -11,13 +11,15 @@ from mmtune.cli.display import progress_display
 from mmtune.cli.options import OUTPUT, OVERWRITE, SET, pairs, settings
 from mmtune.cli.tables import duration
 
+_TO = "Format to write. [default: mmtune; hf for a language model or vision tower alone]"
+
 
 def run(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Checkpoint folder.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Checkpoint: a folder, a file, or a hub id.")],
     output: OUTPUT,
-    from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="llava, vlora. [default: seen]")] = None,
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="Format to write.")] = "mmtune",
+    from_: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="What it is. [default: seen]")] = None,
+    to: Annotated[str | None, typer.Option(metavar="FORMAT", help=_TO)] = None,
     llm: Annotated[str | None, typer.Option(metavar="PATH|ID", help="The language model it belongs to.")] = None,
     vision: Annotated[str | None, typer.Option(metavar="PATH|ID", help="The image encoder it belongs to.")] = None,
     encoder: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="Another encoder; repeatable.")] = None,
@@ -28,7 +30,7 @@ def run(
     push: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Upload to the hub.")] = None,
     set_: SET = None,
 ) -> Result:
-    """Turn a published checkpoint into a self-contained mmtune folder, and verify it against its source.
+    """Turn a published checkpoint into an mmtune folder, or into another format, and verify it against its source.
 
     Local language models and encoders come along; hub ids stay references.
     """
@@ -48,7 +50,8 @@ def _summary(found: dict[str, Any]) -> str:
     size = f"{found.get('bytes', 0) / 1e6:,.1f} MB, {found.get('parameters', 0):,} parameters"
     lines = [f"{found.get('from')} -> {found.get('to')}: {found.get('output')}", size]
     if verified:
-        same = f"largest difference of a logit {verified.get('max_abs_logit_diff')}, greedy answers equal"
+        answers = "" if verified.get("greedy_equal") is None else ", greedy answers equal"
+        same = f"largest difference of a logit {verified.get('max_abs_logit_diff')}{answers}"
         lines.append(f"verified: {verified.get('note') or same}")
     lines += [f"note: {note}" for note in found.get("notes", [])]
     return "\n".join([*lines, f"in {duration(found.get('seconds') or 0)}"])

@@ -26,3 +26,4 @@ class Job:
     verify: bool
     overwrite: bool
     settings: Mapping[str, Any]
+    push: str | None = None  # ORG/NAME that the folder is uploaded to

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mmtune.convert.card import write_card
 from mmtune.convert.detect import detect, form_of
 from mmtune.convert.formats import HF, MERGED, MMTUNE, ONE_FORM, READERS, WHOLE, WRITERS, reader_name
 from mmtune.convert.job import Job, Progress
@@ -44,6 +45,8 @@ def carry_out(job: Job, progress: Progress | None) -> tuple[Plan | PlainPlan, La
         temporary = stack.enter_context(building(job.target))
         digests = _write(temporary, layout, max_bytes, progress)
         verified = verify(temporary, plan, layout, stage) if job.verify else None
+        if job.push is not None:
+            write_card(temporary, job.push, plan, layout, verified)
         write_manifest(temporary, _facts(plan, layout, verified), digests)
     return plan, layout, verified
 

@@ -71,11 +71,12 @@ def convert(
         verify=verify,
         overwrite=overwrite,
         settings=dict(settings or {}),
+        push=push,
     )
-    return _run(job, push, progress)
+    return _run(job, progress)
 
 
-def _run(job: Job, push: str | None, progress: Progress | None) -> dict[str, Any]:
+def _run(job: Job, progress: Progress | None) -> dict[str, Any]:
     began = time.monotonic()
     with interruptible(job.target):
         from mmtune.convert.pipeline import carry_out
@@ -94,10 +95,10 @@ def _run(job: Job, push: str | None, progress: Progress | None) -> dict[str, Any
         "peak_rss_bytes": _peak_memory(),
         "seconds": round(time.monotonic() - began, 3),
     }
-    if push is not None:
+    if job.push is not None:
         from mmtune.convert.push import push_folder
 
-        result["pushed"] = push_folder(job.target, push)
+        result["pushed"] = push_folder(job.target, job.push)
     return result
 
 
