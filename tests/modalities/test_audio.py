@@ -13,13 +13,20 @@ import pytest
 import soundfile
 import soxr
 import torch
-from transformers import ClapAudioModelWithProjection, ClapFeatureExtractor, WhisperModel
+from transformers import (
+    ClapAudioModelWithProjection,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    WhisperForConditionalGeneration,
+    WhisperModel,
+)
 
 from mmtune.core.errors import CheckpointError, MediaError, MissingExtraError, NotPossibleError, RecipeError, UsageError
 from mmtune.modalities import MODALITIES, waveform
 from mmtune.modalities.audio import AudioModality
 from mmtune.modalities.waveform import open_sound
-from mmtune.testing.encoders import RATE, save_tiny_bert, save_tiny_clap, save_tiny_whisper, tone
+from mmtune.testing.encoders import RATE, TINY_ENCODERS, save_tiny_bert, save_tiny_clap, save_tiny_whisper, tone
 
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, RATE).astype(np.float32)
 
@@ -243,3 +250,40 @@ def test_wrong_sources_and_settings(tmp_path: Path) -> None:
         AudioModality.from_source(folder, settings={"feature": "decoder"})
     with pytest.raises(UsageError, match="groups of 7"):
         AudioModality.from_source(folder, settings={"pool": 7}).load(tone(440))
+
+
+def test_checkpoints_that_hold_more_than_the_encoder(tmp_path: Path) -> None:
+    """As they are published: Whisper for transcription, CLAP with its text half."""
+    whisper = AudioModality.from_source(save_tiny_whisper(tmp_path / "whisper"), settings={"features": "decoder"})
+    talker = WhisperForConditionalGeneration(whisper.encoder_config)
+    talker.model.load_state_dict(WhisperModel.from_pretrained(tmp_path / "whisper").state_dict())
+    talker.save_pretrained(tmp_path / "talker")
+    whisper.extractor.save_pretrained(tmp_path / "talker")
+    from_talker = AudioModality.from_source(str(tmp_path / "talker"), settings={"features": "decoder"})
+    torch.testing.assert_close(features(from_talker, tone(440)), features(whisper, tone(440)), atol=1e-6, rtol=0)
+
+    clap = AudioModality.from_source(save_tiny_clap(tmp_path / "clap"))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    both = ClapConfig(
+        audio_config=clap.encoder_config.to_dict(), text_config={**sizes, "vocab_size": 32}, projection_dim=16
+    )
+    whole = ClapModel(both).eval()
+    whole.save_pretrained(tmp_path / "whole")
+    clap.extractor.save_pretrained(tmp_path / "whole")
+    with torch.no_grad():
+        prepared = clap.prepare(read(tone(440)))
+        expected = whole.get_audio_features(**prepared).pooler_output
+    from_whole = AudioModality.from_source(str(tmp_path / "whole"))
+    torch.testing.assert_close(features(from_whole, tone(440)), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(TINY_ENCODERS))
+def test_encoders_compute_in_sixteen_bits(name: str, tmp_path: Path) -> None:
+    modality = MODALITIES.load(name).from_source(TINY_ENCODERS[name].save(tmp_path))
+    inputs = modality.collate([modality.load(item) for item in TINY_ENCODERS[name].items()])
+    with torch.no_grad():
+        half, whole = (
+            modality.encode(modality.load_encoder(dtype), inputs)[0].float()
+            for dtype in (torch.bfloat16, torch.float32)
+        )
+    assert (half - whole).abs().max() <= 0.1 * whole.abs().max()
