@@ -11,8 +11,8 @@ from mmtune.cli.console import Console, Result
 from mmtune.cli.display import training_display
 from mmtune.cli.options import DATA, MEDIA_ROOT, OVERWRITE, POSITIVE, SEED, SET, one_of
 from mmtune.cli.processes import in_processes, one_voice
+from mmtune.cli.replaying import replay_step
 from mmtune.cli.summaries import run_status_beside_errors, training_summary
-from mmtune.core.errors import NotPossibleError
 from mmtune.train.launched import is_launched
 
 TUNES = ("method", "lora", "qlora", "full")
@@ -53,7 +53,7 @@ def run(
     unfinished run continues it. Settings: defaults < preset < recipe file < options < --set.
     """
     if replay is not None or step is not None:
-        raise NotPossibleError("Replaying a step is not part of this version.", where="--replay", fix="leave it out")
+        return replay_step(context.obj, replay, step, device)
     from mmtune.train.recipe import dump, resolve
 
     verb = str(context.command.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -121,6 +122,36 @@ class Loop:
             moved(saw_media=False)
         if first < self.step and self.saver.last_saved != self.step:
             self._save(metrics)
+
+    def look_at(self, step: int) -> dict[str, Any]:
+        """Do the steps before one, then see what that one gives without learning from it."""
+        self._wrapped.train()
+        steps = self._data.feed.steps(self.step)
+        first = self.step
+        try:
+            while self.step < step - 1:
+                self._one_step(steps)
+            micro = next(steps)
+        finally:
+            steps.close()
+        counts, batches = count(micro), usable(micro, self._team)
+        losses = self._stepper.gradients(batches, max(1, counts.targets), step)
+        loss, norm = float(sum(losses)), self._stepper.clip()
+        sound = math.isfinite(loss) and math.isfinite(norm)
+        faults = [] if sound else [self._stepper.first_fault(batch) for batch in batches]
+        lengths = [length for batch in batches for length in batch["attention_mask"].sum(-1).tolist()]
+        return {
+            "step": step,
+            "redone_from": first,
+            "loss": loss,
+            "grad_norm": norm,
+            "rows": counts.rows_name,
+            "ids": [str(name) for batch in batches for name in batch["ids"]],
+            "lengths": lengths,
+            "targets": counts.targets,
+            "rejected": [row.id for part in micro for row in part.rejected],
+            "first_non_finite": next((fault for fault in faults if fault is not None), None),
+        }
 
     def end_tracking(self) -> None:
         """Let trackers finish their files."""

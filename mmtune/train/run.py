@@ -18,15 +18,16 @@ from mmtune.train.guards import Watchdog
 from mmtune.train.interrupt import StopRequest
 from mmtune.train.lock import RunLock
 from mmtune.train.loop import Crew, Loop, total_steps
-from mmtune.train.metrics import Clock, MetricsFile, Totals, first_and_last, peak_memory_bytes
+from mmtune.train.metrics import Clock, MetricsFile
 from mmtune.train.model_setup import make_model, refuse_impossible
-from mmtune.train.optim import Group, parameter_groups
+from mmtune.train.optim import parameter_groups
+from mmtune.train.outcome import components, result_of, write_report
 from mmtune.train.precision import choose_precision, make_accelerator, seed_everything, start_trackers
 from mmtune.train.recipe import Recipe, check_consistency, check_method_settings
 from mmtune.train.rejects import Ledger
 from mmtune.train.run_directory import RunDirectory, choose_folder, clear, default_command, open_run
 from mmtune.train.saver import Saver
-from mmtune.train.state import Checkpoint, newest_checkpoint, remove_partial
+from mmtune.train.state import Checkpoint, find_checkpoint, remove_partial
 from mmtune.train.strategy import refuse_strategy, spread
 from mmtune.train.team import Team, has_voice
 
@@ -65,7 +66,7 @@ def train(
     check_method_settings(recipe)
     device = resolve_device(recipe.run.device)
     refuse_impossible(recipe, device)
-    job = _Job(recipe, verb, device, display or LoggingDisplay())
+    job = Job(recipe, verb, device, display or LoggingDisplay())
     team = job.team
     folder = team.on_main(lambda: choose_folder(recipe, verb, output))
     if dry_run:
@@ -82,7 +83,7 @@ def train(
         return job.perform(RunDirectory(folder), stop, list(command) if command is not None else default_command())
 
 
-class _Job:
+class Job:
     """One call of :func:`train`, in one of the processes that share it."""
 
     def __init__(self, recipe: Recipe, verb: str, device: torch.device, display: Display) -> None:
@@ -97,11 +98,11 @@ class _Job:
 
     def rehearse(self, folder: Path) -> dict[str, Any]:
         """Build everything and train nothing."""
-        self._build()
+        self.build()
         self.display.note(
             f"{total_steps(self.recipe, self.data)} steps over {self.data.rows} rows; nothing was trained"
         )
-        return {**self._result(folder, "dry_run"), "planned_steps": total_steps(self.recipe, self.data)}
+        return {**self.result(folder, "dry_run"), "planned_steps": total_steps(self.recipe, self.data)}
 
     def perform(self, run: RunDirectory, stop: StopRequest, command: Sequence[str]) -> dict[str, Any]:
         """Train, with the run directory telling at any moment how far it is."""
@@ -110,10 +111,10 @@ class _Job:
         loop: Loop | None = None
         try:
             self.team.on_main(lambda: self._write_start(run, command))
-            self.team.together(self._build)
+            self.team.together(self.build)
             watchdog = Watchdog(run.folder / f"stacks-{self.team.rank}.txt", self.recipe.run.hang_minutes)
             with watchdog.watching():
-                loop = self._make_loop(run, stop, watchdog)
+                loop = self.make_loop(run, stop, watchdog)
                 return self._train(run, loop, stop)
         except Interruption as error:
             self._note_end(run, "interrupted", loop, error)
@@ -131,7 +132,8 @@ class _Job:
         place = {"device": str(self.device), "precision": self.precision, "processes": self.team.size}
         run.write_start(self.recipe, command, place)
 
-    def _build(self) -> None:
+    def build(self) -> None:
+        """Make model and data."""
         recipe = self.recipe
         seed_everything(recipe.train)
         self.display.phase("model")
@@ -149,7 +151,8 @@ class _Job:
             )
         self.display.table("components", components(self.model, self.groups))
 
-    def _make_loop(self, run: RunDirectory, stop: StopRequest, watchdog: Watchdog) -> Loop:
+    def make_loop(self, run: RunDirectory, stop: StopRequest, watchdog: Watchdog) -> Loop:
+        """Make what trains the model, at its first step."""
         recipe, data, team = self.recipe, self.data, self.team
         wrapped: nn.Module = spread(self.model, recipe, team, self.device)
         self.groups = parameter_groups(self.model.roles(), recipe.train)  # sharing out replaces parameters
@@ -186,7 +189,7 @@ class _Job:
         return self.team.on_main(lambda: self._finish(run, loop, resumed_from))
 
     def _finish(self, run: RunDirectory, loop: Loop, resumed_from: int | None) -> dict[str, Any]:
-        result = self._result(run.folder, "completed", run, loop, resumed_from)
+        result = {**self.result(run.folder, "completed", run, loop), "resumed_from": resumed_from}
         run.set_status("completed", verb=self.verb, **{key: value for key, value in result.items() if key != "status"})
         self._report(run)
         return result
@@ -217,52 +220,20 @@ class _Job:
     def _report(self, run: RunDirectory) -> None:
         """Pictures and the report are for reading: when they fail, the trained model still counts."""
         try:
-            from mmtune.report.answers import answer_samples
-            from mmtune.report.gallery import spread
-            from mmtune.report.run import write_run_report
-
-            rows = self.data.validation.mixture if self.data.validation is not None else None
-            samples = [rows.row(index) for index in spread(8, len(rows))] if rows is not None else []
-            shown = answer_samples(self.model, self.processor, samples, template=self.recipe.data.template)
-            write_run_report(run.folder, components=components(self.model, self.groups), shown=shown)
+            table = components(self.model, self.groups)
+            write_report(run.folder, self.recipe, self.model, self.processor, self.data, table)
         except Exception as error:
             self.display.note(f"the report could not be written: {type(error).__name__}: {error}")
 
-    def _result(
-        self,
-        folder: Path,
-        status: str,
-        run: RunDirectory | None = None,
-        loop: Loop | None = None,
-        resumed_from: int | None = None,
+    def result(
+        self, folder: Path, status: str, run: RunDirectory | None = None, loop: Loop | None = None
     ) -> dict[str, Any]:
-        """The JSON of the verb, with the keys of a run that did nothing yet when there is no loop."""
-        losses = [row["loss"] for row in run.rows() if row.get("loss") is not None] if run is not None else []
-        totals = loop.totals if loop is not None else Totals()
-        seconds = self.clock.seconds + (loop.seconds_before if loop is not None else 0.0)
-        per_second = 1.0 / totals.seconds if totals.seconds else 0.0
-        return {
-            "run": str(folder),
-            "model": str(run.model) if run is not None else None,
-            "method": self.recipe.method,
-            "status": status,
-            "steps": loop.step if loop is not None else 0,
-            "samples": totals.samples,
-            "tokens": totals.tokens,
-            "loss": first_and_last(losses),
-            "trainable_parameters": sum(p.numel() for group in self.groups for p in group.parameters),
-            "seconds": round(seconds, 3),
-            "samples_per_second": round(totals.samples * per_second, 2),
-            "tokens_per_second": round(totals.tokens * per_second, 2),
-            "peak_memory_bytes": peak_memory_bytes(self.device),
-            "resumed_from": resumed_from,
-            "rejected": totals.rejected + len(self.data.rejected),
-            "truncated": totals.truncated,
-            "dropped_turns": totals.dropped_turns,
-            "best": loop.saver.best if loop is not None else None,
-            "device": str(self.device),
-            "precision": self.precision,
-        }
+        """The JSON of the verb."""
+        found = result_of(
+            self.recipe, folder, status, groups=self.groups, data=self.data, device=self.device,
+            seconds=self.clock.seconds, run=run, loop=loop,
+        )  # fmt: skip
+        return {**found, "precision": self.precision, "processes": self.team.size}
 
     def _note_end(self, run: RunDirectory, status: str, loop: Loop | None, error: MMTuneError) -> None:
         """Say how it ended, even where the disk is full; of several processes the first that ends says it."""
@@ -279,17 +250,7 @@ class _Job:
 def _newest(run: RunDirectory) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint to go on from; what a killed process left behind is cleared away."""
     remove_partial(run.checkpoints)
-    found = newest_checkpoint(run.checkpoints)
+    found = find_checkpoint(run.checkpoints)
     if found[0] is None:
         run.keep_metrics(0)
     return found
-
-
-def components(model: Any, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """The model's table with the peak learning rate of each part that is trained."""
-    rates = {id(parameter): group.learning_rate for group in groups for parameter in group.parameters}
-    rows = []
-    for row in model.describe():
-        found = sorted({rates[id(p)] for p in model.roles()[row["component"]] if id(p) in rates}, reverse=True)
-        rows.append({**row, "learning_rate": ", ".join(f"{rate:g}" for rate in found) or "frozen"})
-    return rows

@@ -117,10 +117,16 @@ def _make_space(root: Path, num_bytes: int) -> None:
     need_space(root, num_bytes)
 
 
-def newest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose manifest holds, and a line for each newer one that is damaged."""
+def find_checkpoint(root: Path, before: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose manifest holds, and a line for each newer one that is damaged.
+
+    Args:
+        before: Only checkpoints of earlier steps count.
+    """
     notes: list[str] = []
     for folder in list_checkpoints(root):
+        if before is not None and _step_of(folder) >= before:
+            continue
         fault = _fault(folder)
         if fault is None:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -131,7 +137,7 @@ def newest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def list_checkpoints(root: Path) -> list[Path]:
     """All finished checkpoints, newest first."""
-    return sorted(root.glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")), reverse=True)
+    return sorted(root.glob("step-*"), key=_step_of, reverse=True)
 
 
 def remove_partial(root: Path) -> None:
@@ -163,6 +169,10 @@ def restore_random(found: Mapping[str, Any]) -> None:
     torch.set_rng_state(_bytes(found["torch"]))
     if "cuda" in found and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([_bytes(state) for state in found["cuda"]])
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _fault(folder: Path) -> str | None:

@@ -15,7 +15,7 @@ from mmtune.train import files
 from mmtune.train.state import (
     collect,
     list_checkpoints,
-    newest_checkpoint,
+    find_checkpoint,
     random_state,
     remove_partial,
     restore_random,
@@ -42,7 +42,7 @@ def test_a_checkpoint_restores_weights_moments_and_random_states(tmp_path: Path)
     expected = torch.rand(3)
     other = nn.Linear(3, 2)
     fresh = torch.optim.AdamW(other.parameters(), lr=0.1)
-    found, notes = newest_checkpoint(tmp_path)
+    found, notes = find_checkpoint(tmp_path)
     assert found is not None
     assert (found.step, found.state["x"], notes) == (7, 1, [])
     assert found.restore(other, fresh)
@@ -64,12 +64,12 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     newest = save(tmp_path, 2)
     weights = newest / "trained.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    found, notes = newest_checkpoint(tmp_path)
+    found, notes = find_checkpoint(tmp_path)
     assert found is not None
     assert found.step == 1
     assert "step-000002 is damaged" in notes[0]
     (tmp_path / "step-000001" / "MANIFEST.json").unlink()
-    found, notes = newest_checkpoint(tmp_path)
+    found, notes = find_checkpoint(tmp_path)
     assert found is None
     assert "MANIFEST.json is missing" in notes[1]
 
