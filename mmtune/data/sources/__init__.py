@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmtune.core.errors import DataError
+from mmtune.core.errors import DataError, UsageError
 from mmtune.core.registry import Registry
 from mmtune.data.reading import RawRow
 from mmtune.data.sample import Sample
@@ -34,6 +34,7 @@ class SourceFormat:
         claims: Whether a path is in this format as a whole (a folder of several files, say) and read by ``read``.
         read: The rows of a path that the general readers cannot read, with numbers and lines.
         describe: What the format is called in messages.
+        variant: The same format with the options that a name may have behind a colon, ``NAME:OPTIONS``.
     """
 
     parse: ParseRow
@@ -41,6 +42,7 @@ class SourceFormat:
     claims: Callable[[Path], bool] = _nothing
     read: Callable[[Path], Iterator[RawRow]] | None = None
     describe: str = ""
+    variant: Callable[[str], SourceFormat] | None = None
 
 
 SOURCES = Registry(
@@ -53,20 +55,28 @@ SOURCES = Registry(
         "alpaca": "mmtune.data.sources.alpaca:FORMAT",
         "capsfusion": "mmtune.data.sources.capsfusion:FORMAT",
         "captions": "mmtune.data.sources.captions:FORMAT",
+        "lavin": "mmtune.data.sources.lavin:FORMAT",
+        "scienceqa": "mmtune.data.sources.scienceqa:FORMAT",
     },
 )
-ORDER = ("sharegpt", "llava", "messages", "alpaca", "capsfusion", "captions")
+ORDER = ("sharegpt", "llava", "messages", "lavin", "alpaca", "capsfusion", "captions")
 """Built-in formats in the order that they are asked in; those of others come after them, by name."""
 
 
 def load_format(name: str) -> SourceFormat:
-    """The format of a name.
+    """The format of a name, or of a name and its options, as in ``scienceqa:QCM-A,captions``.
 
     Raises:
-        UsageError: No such format.
+        UsageError: No such format, or options that it does not have.
     """
-    found = SOURCES.load(name)
-    return found if isinstance(found, SourceFormat) else SourceFormat(found)
+    name, colon, options = name.partition(":")
+    loaded = SOURCES.load(name)
+    found = loaded if isinstance(loaded, SourceFormat) else SourceFormat(loaded)
+    if not colon:
+        return found
+    if found.variant is None:
+        raise UsageError(f"The format '{name}' has no options.", where="--format", fix=f"use --format {name}")
+    return found.variant(options)
 
 
 def all_formats() -> Iterator[tuple[str, SourceFormat]]:
