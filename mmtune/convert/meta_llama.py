@@ -69,7 +69,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         format="meta-llama",
         form="language",
         part=replace(language.part(dtype), folder=""),
-        tokenizer=language.tokenizer or folder,
+        tokenizer=language.tokenizer,
         dtype=dtype or language.dtype,
         sources=tuple(dict.fromkeys((folder, language.tokenizer or folder))),
         reference=MetaLlamaReference(merge_shards(open_shards(folder), sizes), sizes, language.config, dtype),

@@ -50,6 +50,8 @@ class CausalLanguageModel:
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         self.model = load_exactly(AutoModelForCausalLM, folder)
+        if not (folder / "tokenizer_config.json").is_file():  # the source had none
+            return
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         rows = self.model.get_input_embeddings().num_embeddings
         if len(tokenizer) > rows:

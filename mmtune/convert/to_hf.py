@@ -51,7 +51,7 @@ def _language(plan: PlainPlan, target: str) -> Layout:
     notes: tuple[str, ...] = ()
     tokenizer: PreTrainedTokenizerBase | None = None
     if plan.tokenizer is None:
-        notes = ("There is no tokenizer beside the weights; copy tokenizer.model there and convert again.",)
+        notes = ("There is no tokenizer beside the weights, so that the written folder has none.",)
     else:
         tokenizer = _read_tokenizer(plan.tokenizer, rows)
 
