@@ -112,7 +112,7 @@ def test_broken_predictions_name_the_line(world: Path, tmp_path: Path, line: str
 
 
 def test_wrong_usage(world: Path, tmp_path: Path, tiny: Any) -> None:
-    with pytest.raises(UsageError, match="Allowed: ccbench, .*nll, pope, qa"):
+    with pytest.raises(UsageError, match=r"Allowed: ccbench, .*nll, pope, qa"):
         evaluate(benchmark="qq", data=world, predictions="p")
     with pytest.raises(UsageError, match="Neither"):
         evaluate(data=world)
