@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from mmtune.methods import METHODS
 from mmtune.train.recipe import Recipe
 from mmtune.train.run import train
+from mmtune.train.step import Stepper
 from tests.train.conftest import write_rows
 from tests.train.processes import train_together
 
@@ -62,17 +63,35 @@ def compare(recipes: dict[str, Recipe], folder: Path) -> None:
         assert_equal(folder / f"{name}-one", folder / f"{name}-two")
 
 
-def test_two_processes_equal_one(recipe: Make, tmp_path: Path) -> None:
-    """One rank's rows are often all without pictures, some steps have fewer rows than processes."""
+def test_two_processes_equal_one(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rank's rows are often all without pictures, some steps have fewer rows than processes.
+
+    The third run begins in one process, which dies, and is ended by two.
+    """
     mixed = [{"path": str(write_rows(tmp_path, count=11, text_only=6))}]
     shared: dict[str, Any] = {"data__train": mixed, "train__max_steps": 10, "save__every_steps": 4}
-    compare(
-        {
-            "ddp": recipe("vlora", **shared, train__accumulation=3, train__batch_size=1),
-            "fsdp": recipe("llava", **shared, tune__kind="lora", tune__dropout=0.0, run__strategy="fsdp"),
-        },
-        tmp_path,
-    )
+    recipes = {
+        "ddp": recipe("vlora", **shared, train__accumulation=3, train__batch_size=1),
+        "fsdp": recipe("llava", **shared, tune__kind="lora", tune__dropout=0.0, run__strategy="fsdp"),
+        "taken-up": recipe("vlora", **shared, tune__kind="full", run__strategy="fsdp"),
+    }
+    with monkeypatch.context() as patch:
+        crash_at(patch, 7)
+        with pytest.raises(RuntimeError):
+            train(recipes["taken-up"], output=tmp_path / "taken-up-two")
+    compare(recipes, tmp_path)
+    assert "2 processes instead of 1: not exact" in (tmp_path / "taken-up-two/log.txt").read_text()
+
+
+def crash_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    original = Stepper.update
+
+    def fail(self: Stepper, batches: Any, targets: int, number: int, *more: Any) -> Any:
+        if number == step:
+            raise RuntimeError("lost")
+        return original(self, batches, targets, number, *more)
+
+    patch.setattr(Stepper, "update", fail)
 
 
 @pytest.mark.slow

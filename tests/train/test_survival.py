@@ -1,0 +1,96 @@
+"""Nothing stops a run for good: not ``kill -9``, not another number of processes, not the end of one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmtune.methods import METHODS
+from mmtune.train.recipe import Recipe, dump
+from mmtune.train.run import train
+from tests.train.processes import ROOT
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
+    torch.set_num_threads(1)
+
+
+def hashes(model: Path) -> dict[str, str]:
+    found = sorted(model.rglob("*.safetensors"))
+    return {str(path.relative_to(model)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS.names())
+def test_ten_kills_lose_nothing(method: str, recipe: Make, tmp_path: Path) -> None:
+    wanted = recipe(
+        method, tune__kind="lora", train__max_steps=60, train__epochs=40, save__every_steps=2, train__accumulation=2
+    )
+    (tmp_path / "recipe.yaml").write_text(dump(wanted))
+    train(wanted, output=tmp_path / "whole")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.train.killed", str(tmp_path / "recipe.yaml"), str(tmp_path / "run"), "10"],
+        cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    killed = json.loads((tmp_path / "killed.json").read_text())
+    assert killed["while saving"] >= 3
+    assert killed["between"] >= 7
+    assert killed["resumed_from"] > 0
+    assert hashes(tmp_path / "run/model") == hashes(tmp_path / "whole/model")
+
+
+def command(recipe: Recipe, folder: Path, *more: str) -> list[str]:
+    (folder / "recipe.yaml").write_text(dump(recipe))
+    given = [sys.executable, "-m", "mmtune", "finetune", str(folder / "recipe.yaml"), "--output", str(folder / "run")]
+    return [*given, "--num-processes", "2", "--json", *more]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_the_command_in_two_processes_stops_and_goes_on(recipe: Make, tmp_path: Path) -> None:
+    wanted = recipe("vlora", train__max_steps=200, train__epochs=100, save__every_steps=None)
+    given = command(wanted, tmp_path)
+    process = subprocess.Popen(given, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    metrics = tmp_path / "run/metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err.decode()[-3000:]
+    assert json.loads(out)["error"]["exit"] == 75
+    saved = [path.name for path in (tmp_path / "run/checkpoints").iterdir()]
+    assert len(saved) == 1
+    done = subprocess.run(given, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    assert (result["status"], result["steps"], result["processes"]) == ("completed", 200, 2)
+    assert result["resumed_from"] == int(saved[0].removeprefix("step-"))
+
+
+@pytest.mark.slow
+def test_an_error_in_two_processes_is_told_once(recipe: Make, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("[]")
+    wanted = recipe(data__train=[{"path": str(tmp_path / "bad.json")}])
+    given = command(wanted, tmp_path)
+    done = subprocess.run(given, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 3, done.stderr[-3000:]
+    assert json.loads(done.stdout)["error"]["exit"] == 3
+    assert done.stderr.count("Error:") == 1
+    assert "Traceback" not in done.stderr
