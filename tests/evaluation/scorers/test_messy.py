@@ -328,7 +328,8 @@ def test_open_answers_of_mmmu(response: str, golds: list[str], right: bool) -> N
     ("text", "letter"),
     [
         ("A", "A"), ("E", "E"), ("F", "FAILED"), ("a", "FAILED"), ("B. pear", "B"), ("B.", "FAILED"),
-        ("B.pear", "FAILED"), ("F. pear", "FAILED"), ("The answer is C.", "C"), ("The answer is C", "FAILED"), ("The answer is C,", "C"),
+        ("B.pear", "FAILED"), ("F. pear", "FAILED"),
+        ("The answer is C.", "C"), ("The answer is C", "FAILED"), ("The answer is C,", "C"),
         ("The answer is F.", "F"), ("The answer is A. The answer is B.", "FAILED"), ("", "FAILED"), (" A", "FAILED"),
         ("(A)", "FAILED"), ("the answer is C.", "FAILED"), ("The answer is Cat", "C"),
         ("A B", "FAILED"), ("AB", "FAILED"),
