@@ -30,6 +30,7 @@ WRITERS: Mapping[str, str] = {
     "llava": "mmtune.convert.to_llava",
     "vlora": "mmtune.convert.to_vlora",
     "multi-token": "mmtune.convert.to_multi_token",
+    "lavin": "mmtune.convert.to_lavin",
 }
 # Targets that need all weights in the written folder, even where a hub id would do.
 WHOLE = (MERGED, HF)

@@ -23,21 +23,22 @@ from mmtune.core.errors import CheckpointError, NotPossibleError
 
 MERGING = "LaVIN's adapters are mixed anew for every sample: there is no single set of weights to merge them into."
 TEMPLATE = "lavin"
-_VISUAL = "backbone.visual.transformer.resblocks."
+VISUAL = "backbone.visual.transformer.resblocks."
 _WIDE, _WIDE_TEMPERATURE, _TEMPERATURE = 5120, 5.0, 10.0  # the 13B model, and what the scripts give each
+_PLAIN = (bool, int, float, str, list, type(None))  # arguments that JSON can hold
 # Names inside an adapter -> ours.
-_INSIDE: Mapping[str, str] = {
+INSIDE: Mapping[str, str] = {
     "conv_A": "down",
     "conv_B": "up.0",
     "conv_D": "up.1",
     "expert_weights": "router",
 }
-_OUTSIDE: Mapping[str, str] = {
+OUTSIDE: Mapping[str, str] = {
     "adapter_proj.conv_A": "projector.0",
     "adapter_proj.conv_B": "projector.2",
     "adapter_modality_embedding": "modality_embedding",
 }
-_ADAPTER = re.compile(rf"^(layers|{re.escape(_VISUAL[:-1])})\.(\d+)\.adapter_attn\.(\w+)\.(weight|bias)$")
+_ADAPTER = re.compile(rf"^(layers|{re.escape(VISUAL[:-1])})\.(\d+)\.adapter_attn\.(\w+)\.(weight|bias)$")
 
 
 class Choices(Settings):
@@ -90,7 +91,7 @@ def read(path: Path, form: str, request: Request, *, merge: bool, dtype: torch.d
             "probe": None,
         },
         encoders={"image": {**tower.source, "settings": image}},
-        origins={"image": tower.place.folder if tower.place is not None else path},
+        origins={"image": tower.place.folder if tower.place is not None else next(iter(tower.tensors.values())).file},
         settings={**sizes, "scale": scale, "temperature": temperature, "routing": choices.routing},
         tokenizer=language.tokenizer or language.folder,
         legacy_tokenizer=False,
@@ -105,7 +106,7 @@ def read(path: Path, form: str, request: Request, *, merge: bool, dtype: torch.d
         original=OriginalFiles(
             "lavin",
             "adapter",
-            {key: value for key, value in adapter.arguments.items() if isinstance(value, bool | int | float | str)},
+            {key: value for key, value in adapter.arguments.items() if isinstance(value, _PLAIN)},
             facts={"distributed": adapter.distributed, "epoch": adapter.epoch},
         ),
     )
@@ -188,9 +189,9 @@ def our_name(name: str) -> str:
     """The name in a written folder of an original tensor."""
     if match := _ADAPTER.match(name):
         where = "language" if match.group(1) == "layers" else "image"
-        return f"adapters.{where}.{match.group(2)}.{_INSIDE[match.group(3)]}.{match.group(4)}"
+        return f"adapters.{where}.{match.group(2)}.{INSIDE[match.group(3)]}.{match.group(4)}"
     module, _, kind = name.rpartition(".")
-    return f"{_OUTSIDE[module]}.{kind}"
+    return f"{OUTSIDE[module]}.{kind}"
 
 
 def _expected(language: Language, tower: Tower, adapter_dim: int, hidden: int) -> dict[str, tuple[int, ...]]:
@@ -198,7 +199,7 @@ def _expected(language: Language, tower: Tower, adapter_dim: int, hidden: int) -
     depth, width = int(tower.config["num_hidden_layers"]), int(tower.config["hidden_size"])
     outer = language.hidden_size
     found: dict[str, tuple[int, ...]] = {}
-    for prefix, layers, size in (("layers.", language.num_layers, outer), (_VISUAL, depth, width)):
+    for prefix, layers, size in (("layers.", language.num_layers, outer), (VISUAL, depth, width)):
         for layer in range(layers):
             found |= {
                 f"{prefix}{layer}.adapter_attn.{name}": shape for name, shape in _shapes(size, adapter_dim).items()
