@@ -25,17 +25,17 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("mmtune.cli.generate", "Ask a model about pictures."),
     "chat": ("mmtune.cli.chat", "Talk with a model about pictures in the terminal."),
     "eval": ("mmtune.cli.eval", "Score a model on a benchmark or on data of your own."),
+    "inspect": ("mmtune.cli.inspect", "Look at data, a checkpoint or a run: numbers, and a page."),
     "presets": ("mmtune.cli.presets", "List the published recipes, or print one."),
     "doctor": ("mmtune.cli.doctor", "Check this installation: devices, disk, extras, network."),
 }
 PLANNED = {
-    "inspect": "use `mmtune prepare-data` for data and `report.html` of a run directory",
     "plan": "use `mmtune finetune --dry-run` to see parameters and memory of the weights",
     "compare": "put the `report.html` of the runs side by side",
 }
 # Verbs whose second call goes on where the first was stopped, and the option without which nothing is kept.
 RESUMABLE: dict[str, str | None] = {
-    "pretrain": None, "finetune": None, "quickstart": None, "eval": None, "generate": "batch",
+    "prepare-data": None, "pretrain": None, "finetune": None, "quickstart": None, "eval": None, "generate": "batch",
 }  # fmt: skip
 _COMMON = ("--json", "-q", "--quiet", "-v", "--verbose")
 _HELP = """Usage: mmtune VERB [OPTIONS]

@@ -55,6 +55,8 @@ def cut_at_markers(text: str, markers: Mapping[str, str] = MARKERS) -> list[tupl
 
     Where two markers begin at the same character, the longer one counts.
     """
+    if not any(marker in text for marker in markers.values()):
+        return [(text, None)] if text else []
     found: list[tuple[str, str | None]] = []
     position = 0
     while position < len(text):

@@ -13,6 +13,7 @@ from typing import Any
 from mmtune.core.errors import DataError
 from mmtune.data.messages import RowError
 
+_DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"[ \t\r\n]*")
 _CHUNK_BYTES = 1 << 22
 _NEAR_END = 16  # an error this close to what has been read so far may only mean that more must be read
@@ -208,10 +209,9 @@ def _list_rows(window: _Window) -> Iterator[RawRow]:
 
 def _element(window: _Window) -> str:
     """The text of the JSON value that begins at the position, which moves behind it."""
-    decoder = json.JSONDecoder()
     while True:
         try:
-            _, end = decoder.raw_decode(window.text, window.position)
+            _, end = _DECODER.raw_decode(window.text, window.position)
         except json.JSONDecodeError as error:
             unfinished = error.msg.startswith("Unterminated string") or error.pos >= len(window.text) - _NEAR_END
             if unfinished and window.more():

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmtune.core.errors import DataError
 from mmtune.data.dataset import load_samples
+from mmtune.data.packing import REJECTED
 from mmtune.data.sample import Sample
 from mmtune.report.gallery import show, spread
 from mmtune.report.page import render, write_page
@@ -42,7 +43,7 @@ def write_data_report(folder: str | Path, *, count: int = 8) -> Path:
         manifest=manifest,
         splits={name: part["rows"] for name, part in (manifest.get("splits") or {}).items()},
         counts=_counts(_take(samples, _LOOKED_AT)),
-        rejected=_rejected(folder / "rejected.jsonl", manifest.get("reasons") or {}),
+        rejected=rejected_by_reason(folder, manifest.get("reasons") or {}),
         shown=[show(sample) for sample in _take(samples, count)],
     )
     return write_page(folder / "report.html", page)
@@ -77,9 +78,10 @@ def _spread(values: Sequence[int]) -> str:
     return str(low) if low == high else f"{middle} ({low} to {high})"
 
 
-def _rejected(path: Path, reasons: Mapping[str, int]) -> list[dict[str, Any]]:
+def rejected_by_reason(folder: Path, reasons: Mapping[str, int]) -> list[dict[str, Any]]:
     """Each reason with its count and a few rows."""
     examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in reasons}
+    path = folder / REJECTED
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for line in lines:
         row = json.loads(line)

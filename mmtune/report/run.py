@@ -37,14 +37,32 @@ def write_run_report(
     if not folder.is_dir():
         raise DataError("No such run.", where=str(folder), fix="name the folder of a run")
     rows = read_rows(folder / "metrics.jsonl")
-    recipe, status, environment = (
-        _yaml(folder / "recipe.yaml"),
-        _json(folder / "status.json"),
-        _json(folder / "env.json"),
-    )
     if rows:
         write_plots(folder / "plots", rows)
-    page = render(
+    return write_page(folder / "report.html", run_page(folder, components=components, shown=shown))
+
+
+def run_parts(folder: Path) -> dict[str, Any]:
+    """What the files of a run say: ``recipe``, ``status``, ``environment``, ``command``; empty where one is missing."""
+    return {
+        "recipe": _yaml(folder / "recipe.yaml"),
+        "status": _json(folder / "status.json"),
+        "environment": _json(folder / "env.json"),
+        "command": _text(folder / "command.txt").strip(),
+    }
+
+
+def run_page(
+    folder: Path,
+    *,
+    components: Sequence[Mapping[str, Any]] = (),
+    shown: Sequence[Shown] = (),
+    extra: Sequence[tuple[str, Any]] = (),
+) -> str:
+    """The page of a run as text; ``extra`` are further lines of its environment."""
+    parts, rows = run_parts(folder), read_rows(folder / "metrics.jsonl")
+    recipe, status = parts["recipe"], parts["status"]
+    return render(
         "run.html.j2",
         title=f"{status.get('verb', 'training').capitalize()} · {recipe.get('method', folder.name)}",
         folder=folder.name,
@@ -52,8 +70,8 @@ def write_run_report(
         figures=_figures(status, rows),
         components=components,
         settings=flatten(recipe),
-        command=_text(folder / "command.txt"),
-        environment=_environment(environment),
+        command=parts["command"],
+        environment=[*_environment(parts["environment"]), *extra],
         plots=[
             themed(curves, label)
             for curves, label in (
@@ -64,7 +82,6 @@ def write_run_report(
         ],
         shown=shown,
     )
-    return write_page(folder / "report.html", page)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
