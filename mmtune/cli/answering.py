@@ -19,6 +19,7 @@ from mmtune.cli.requests import (
     read_json,
 )
 from mmtune.core.errors import UsageError
+from mmtune.data.media import MediaLookup
 from mmtune.data.sample import Sample
 
 
@@ -32,6 +33,12 @@ class Request:
     media: Mapping[str, Sequence[str | bytes]]
     device: str
     dtype: str
+    media_root: Sequence[str] = ()
+    allow_outside: bool = False
+
+    def lookup(self, file: Path) -> MediaLookup:
+        """Where the media that a file names may lie: beside it, under a media root, or in the working directory."""
+        return MediaLookup(file.parent, self.media_root, allow_outside=self.allow_outside)
 
 
 def answer_one(console: Console, request: Request, options: Mapping[str, Any], *, stream: bool) -> Result:
@@ -60,5 +67,5 @@ def answer_one(console: Console, request: Request, options: Mapping[str, Any], *
 
 def _sample(request: Request, body: Any, reading: Reading) -> Sample:
     if body is not None and request.messages is not None:
-        return message_sample(body, reading, where=str(request.messages), folder=request.messages.parent)
+        return message_sample(body, reading, where=str(request.messages), lookup=request.lookup(request.messages))
     return prompt_sample(request.prompt if request.prompt is not None else DEFAULT_PROMPT, request.media, reading)

@@ -46,7 +46,7 @@ def answer_batch(
     found = log.read()
     if found:
         console.note(f"{len(found)} of {len(rows)} answers are there from before: {partial}")
-    reading = Reading.of(processor, decoding.template)
+    reading, lookup = Reading.of(processor, decoding.template), request.lookup(batch)
     samples, places = [], []
     for place, (row_id, where, row) in enumerate(rows):
         if place in found:
@@ -54,7 +54,7 @@ def answer_batch(
         try:
             if isinstance(row, DataError):
                 raise row
-            samples.append(row_sample(row, reading, id=row_id, where=where, folder=batch.parent))
+            samples.append(row_sample(row, reading, id=row_id, where=where, lookup=lookup))
             places.append(place)
         except MMTuneError as error:
             found[place] = _record(failed(row_id, error), name)

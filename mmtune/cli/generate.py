@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mmtune.cli.console import Console, Result
-from mmtune.cli.options import DEVICE, DTYPE, MODEL, POSITIVE, one_of
+from mmtune.cli.options import DEVICE, DTYPE, MEDIA_ROOT, MODEL, POSITIVE, one_of
 from mmtune.cli.requests import read_stdin
 from mmtune.core.errors import UsageError
 
@@ -27,6 +27,10 @@ def run(
     messages: Annotated[Path | None, typer.Option(metavar="F.json", help="A conversation.")] = None,
     batch: Annotated[Path | None, typer.Option(metavar="F.jsonl", help="Many prompts; needs --output.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="F.jsonl", help="Answers to --batch.")] = None,
+    media_root: MEDIA_ROOT = None,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Let paths in message files and rows lead anywhere.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(**POSITIVE, help="Prompts at once.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(**POSITIVE, help="Longest answer.")] = 256,
     temperature: Annotated[float, typer.Option(metavar="F", help="0 is greedy.")] = 0.0,
@@ -52,9 +56,8 @@ def run(
 
     console: Console = context.obj
     media = {"image": image or [], "audio": audio or [], "video": video or [], "document": document or []}
-    request = Request(
-        model, prompt, messages, {name: read_stdin(f"--{name}", items) for name, items in media.items()}, device, dtype
-    )
+    read = {name: read_stdin(f"--{name}", items) for name, items in media.items()}
+    request = Request(model, prompt, messages, read, device, dtype, tuple(media_root or ()), allow_outside)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "num_beams": num_beams,
         "stop": tuple(stop or ()), "seed": seed, "logprobs": logprobs, "template": template, "system": system,

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import DataError, MediaError, NotPossibleError, UsageError, nearest
-from mmtune.data.items import with_paths
 from mmtune.data.markers import LIST_KEYS, cut_at_markers
+from mmtune.data.media import MediaLookup
 from mmtune.data.messages import MediaQueue, RowError, media_lists, parts_of_text, sample_of_messages
 from mmtune.data.sample import Media, Sample, Turn
 
-_LONGEST_PATH = 4096  # characters; what is longer is no path
 DEFAULT_PROMPT = "What is in this picture?"
 _MESSAGES_FIX = 'write {"messages": [{"role": "user", "content": "…"}]}'
 
@@ -86,11 +85,15 @@ def prompt_sample(
     return Sample(id, (turn,), where)
 
 
-def message_sample(body: Any, reading: Reading, *, id: str = "0", where: str, folder: Path) -> Sample:
+def message_sample(body: Any, reading: Reading, *, id: str = "0", where: str, lookup: MediaLookup) -> Sample:
     """A conversation: ``{"messages": [...]}`` with content parts, or markers in texts and a list per modality.
 
+    Args:
+        lookup: Where its media may lie.
+
     Raises:
-        DataError: Not such an object, an unknown role or part, or markers that do not match media.
+        DataError: Not such an object, an unknown role or part, markers that do not match media, or a path or URL that
+            is refused.
     """
     body = {"messages": body} if isinstance(body, list) else body
     if not isinstance(body, Mapping) or not isinstance(body.get("messages"), list):
@@ -105,18 +108,18 @@ def message_sample(body: Any, reading: Reading, *, id: str = "0", where: str, fo
     _check_modalities({media.modality: [media] for media in sample.media}, reading, where)
     if not sample.turns or sample.turns[-1].role != "user":
         raise DataError("The last message is not the user's.", where=where, fix="end with a message of role user")
-    turns = (replace(turn, parts=tuple(_located(part, folder) for part in turn.parts)) for turn in sample.turns)
+    turns = (replace(turn, parts=tuple(_located(part, lookup, where) for part in turn.parts)) for turn in sample.turns)
     return replace(sample, turns=tuple(turns))
 
 
-def row_sample(row: Mapping[str, Any], reading: Reading, *, id: str, where: str, folder: Path) -> Sample:
+def row_sample(row: Mapping[str, Any], reading: Reading, *, id: str, where: str, lookup: MediaLookup) -> Sample:
     """One row of a batch: ``prompt`` with lists of media, or ``messages``.
 
     Raises:
-        DataError: Neither, or markers that do not match media.
+        DataError: Neither, markers that do not match media, or a path or URL that is refused.
     """
     if "messages" in row:
-        return message_sample(row, reading, id=id, where=where, folder=folder)
+        return message_sample(row, reading, id=id, where=where, lookup=lookup)
     prompt = row.get("prompt", DEFAULT_PROMPT)
     if not isinstance(prompt, str):
         raise DataError("'prompt' is no text.", where=where, fix='write {"id": "1", "prompt": "…", "images": ["…"]}')
@@ -124,7 +127,7 @@ def row_sample(row: Mapping[str, Any], reading: Reading, *, id: str, where: str,
         media = media_lists(row, reading.keys)
     except RowError as error:
         raise DataError(error.message, where=where, fix=error.fix) from error
-    located = {name: [_locate(item, folder) for item in items] for name, items in media.items()}
+    located = {name: [_locate(item, lookup, where) for item in items] for name, items in media.items()}
     return prompt_sample(prompt, located, reading, id=id, where=where)
 
 
@@ -220,15 +223,14 @@ def _named(turn: Turn, reading: Reading) -> Turn:
     return replace(turn, parts=tuple(parts))
 
 
-def _located(part: Any, folder: Path) -> Any:
-    return replace(part, uri=_locate(part.uri, folder)) if isinstance(part, Media) else part
+def _located(part: Any, lookup: MediaLookup, where: str) -> Any:
+    return replace(part, uri=_locate(part.uri, lookup, where)) if isinstance(part, Media) else part
 
 
-def _locate(item: Any, folder: Path) -> Any:
-    """A relative path is looked up from the request's folder, then from the working directory."""
-
-    def place(path: str) -> str:
-        found = not path.startswith("data:") and len(path) < _LONGEST_PATH and (folder / path).is_file()
-        return str(folder / path) if found else path
-
-    return with_paths(item, place)
+def _locate(item: Any, lookup: MediaLookup, where: str) -> Any:
+    """The item with its path looked up: from the request's folder, the media roots, then the working directory."""
+    try:
+        found = lookup.find(item)
+    except RowError as error:
+        raise DataError(error.message, where=where, fix=error.fix) from error
+    return {"embedded": item, "inline": found.value}.get(found.rule, found.path)

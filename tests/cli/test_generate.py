@@ -14,6 +14,7 @@ import pytest
 
 from mmtune.cli.requests import Reading, message_sample, prompt_sample
 from mmtune.core.errors import DataError, NotPossibleError
+from mmtune.data.media import MediaLookup
 from mmtune.data.sample import Media, Text
 from mmtune.model.generation import answers
 from tests.cli.conftest import Run
@@ -52,7 +53,7 @@ def test_a_modality_that_the_model_lacks() -> None:
         prompt_sample("Why?", {"audio": ["a.wav"]}, READING)
     body = {"messages": [{"role": "user", "content": "<audio>?"}], "audios": ["a.wav"]}
     with pytest.raises(NotPossibleError):
-        message_sample(body, READING, where="m.json", folder=Path())
+        message_sample(body, READING, where="m.json", lookup=MediaLookup(Path()))
 
 
 def test_media_of_messages_are_looked_up_beside_the_file(picture: Path) -> None:
@@ -61,9 +62,32 @@ def test_media_of_messages_are_looked_up_beside_the_file(picture: Path) -> None:
         {"messages": [{"role": "user", "content": parts}]},
         {"messages": [{"role": "user", "content": "<image>\nWhy?"}], "images": [picture.name]},
     ):
-        sample = message_sample(body, READING, where="m.json", folder=picture.parent)
+        sample = message_sample(body, READING, where="m.json", lookup=MediaLookup(picture.parent))
         assert sample.media == (Media("image", str(picture)),)
         assert sample.turns[0].text == "\nWhy?"
+
+
+def test_files_read_nothing_outside_their_roots(
+    mmtune: Run, checkpoint: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    file, batch = inside / "m.json", inside / "b.jsonl"
+    for named, words in ((str(picture), "--media-root"), ("../x.png", "leaves"), ("http://x.y/z.png", "URL")):
+        body = {"messages": [{"role": "user", "content": "<image> a?"}], "images": [named]}
+        file.write_text(json.dumps(body))
+        refused = mmtune("generate", "--model", checkpoint, "--messages", file, "--json", *SHORT).error
+        assert refused["exit"] == 3
+        assert words in refused["message"] + str(refused["fix"])
+    good = {"messages": [{"role": "user", "content": "<image> a?"}], "images": [str(picture)]}
+    file.write_text(json.dumps(good))
+    batch.write_text(json.dumps({"id": "a", "prompt": "<image> a?", "images": [picture.name]}) + "\n")
+    allowed = mmtune("generate", "--model", checkpoint, "--messages", file, "--allow-outside", "--json", *SHORT)
+    assert allowed.code == 0, allowed.err
+    rooted = ("--media-root", picture.parent, "--batch", batch, "--output", inside / "o.jsonl", "--json")
+    found = mmtune("generate", "--model", checkpoint, *rooted, *SHORT)
+    assert (found.code, found.json["answered"]) == (0, 1), found.err
 
 
 def test_one_answer(mmtune: Run, checkpoint: Path, picture: Path) -> None:
