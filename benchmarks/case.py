@@ -23,6 +23,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from mmtune.methods import METHODS
 from mmtune.modalities.image import ImageModality
 from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.modeling import MMTuneModel
@@ -33,6 +34,8 @@ from mmtune.train.presets import load_preset
 # those of a 100M model: it is made smaller with the language model.
 SETTINGS_100M: Mapping[str, Mapping[str, Any]] = {
     "llava": {"projector": "mlp2x_gelu"},
+    "multi_token": {"projectors": {"image": {"kind": "patch"}}},
+    "lavin": {"adapter_dim": 8, "hidden": 128},
     "vlora": {"rank": 16, "dim": 256, "depth": 4, "heads": 8, "types": "qkvom", "every": 4, "alpha": 16},
 }
 LANGUAGE_100M = {
@@ -73,6 +76,15 @@ def settings_of(base: str, method: str) -> Mapping[str, Any]:
     return SETTINGS_100M[method]
 
 
+def image_settings(base: str, method: str) -> dict[str, Any]:
+    """How the method wants pictures read, and for nano how its own recipe does."""
+    wanted = dict(METHODS.load(method).modality_settings.get("image", {}))
+    if base == "nano":
+        encoders = load_preset(f"nano-{method}-finetune")["model"].get("encoders", {})
+        wanted |= encoders.get("image", {}).get("settings", {})
+    return wanted
+
+
 def build(base: str, method: str, scratch: Path) -> MMTuneModel:
     """The model of a case, with only the method trained; random weights where the base is not nano."""
     torch.manual_seed(0)
@@ -87,7 +99,7 @@ def build(base: str, method: str, scratch: Path) -> MMTuneModel:
         )
         vision = str(scratch)
         lm = LlamaForCausalLM(LlamaConfig(**LANGUAGE_100M))
-    image = ImageModality.from_source(vision)
+    image = ImageModality.from_source(vision, settings=image_settings(base, method))
     encoder = image.load_encoder(torch.float32) if base == "nano" else CLIPVisionModel(image.encoder_config)
     config = MMTuneConfig(
         method=method, settings=dict(settings_of(base, method)), encoders={"image": {"source": vision}}
@@ -175,7 +187,13 @@ def flops(model: MMTuneModel, case: Mapping[str, Any]) -> dict[str, float]:
     """Operations by formula for reading one row, encoder apart."""
     sizes = sizes_of(model, settings_of(case["base"], "vlora"))
     text = case["text"]
-    found = sizes.llava(text) if case["method"] == "llava" else sizes.vlora(text, slots=1)
+    if case["method"] == "llava":
+        found = sizes.llava(text)
+    elif case["method"] == "vlora":
+        found = sizes.vlora(text, slots=1)
+    else:  # the prompt alone: projectors and adapters are small beside it
+        image = model.modalities["image"]
+        found = sizes.language_model.forward(text + model.method.placeholders("image", image.num_positions))
     return {"language_side": found, "encoder": sizes.encoder.forward()}
 
 

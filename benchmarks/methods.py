@@ -1,4 +1,4 @@
-"""Speed and size of LLaVA and VLoRA, each case in a process of its own:
+"""Speed and size of the methods, each case in a process of its own:
 
     python benchmarks/methods.py [--quick] [--threads N] [--output benchmarks/results]
 
@@ -25,11 +25,12 @@ HERE = Path(__file__).parent
 TEXTS = (32, 128, 512)
 STEPS = {"nano": 20, "100m": 3}
 BATCH = {"nano": 4, "100m": 1}
+METHODS = ("llava", "multi_token", "vlora", "lavin")
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure LLaVA and VLoRA on nano and on a random 100M model.")
+    parser = argparse.ArgumentParser(description="Measure the methods on nano and on a random 100M model.")
     parser.add_argument("--quick", action="store_true", help="short texts only, a third of the steps")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads of each case")
     parser.add_argument("--base", choices=sorted(STEPS), action="append", help="only this base")
@@ -53,7 +54,7 @@ def write(results: dict[str, Any], folder: Path) -> None:
 
 
 def planned(bases: list[str], quick: bool, threads: int) -> list[dict[str, Any]]:
-    """The cases; both methods of a comparison follow each other, so that they meet the same load."""
+    """The cases; the methods of a comparison follow each other, so that they meet the same load."""
     return [
         {
             "base": base,
@@ -65,7 +66,7 @@ def planned(bases: list[str], quick: bool, threads: int) -> list[dict[str, Any]]
         }
         for base in bases
         for text in (TEXTS[:1] if quick else TEXTS)
-        for method in ("llava", "vlora")
+        for method in METHODS
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NAMES = {"llava": "LLaVA", "vlora": "VLoRA"}
+NAMES = {"llava": "LLaVA", "multi_token": "multi_token", "vlora": "VLoRA", "lavin": "LaVIN"}
 BASES = {"nano": "nano", "100m": "100M + ViT-B/16"}
 
 
@@ -21,7 +21,7 @@ def render(results: Mapping[str, Any]) -> str:
     )
     return "\n".join(
         [
-            "# LLaVA and VLoRA measured",
+            "# Methods measured",
             "",
             machine,
             "",
