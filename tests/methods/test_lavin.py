@@ -187,3 +187,17 @@ def test_a_base_without_a_norm_before_attention_is_refused(parts: dict[str, str]
 def test_an_odd_bottleneck_is_refused(parts: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="groups"):
         build(parts, adapter_dim=3)
+
+
+def test_no_loop_over_samples(parts: dict[str, str]) -> None:
+    """One call of the encoder and two of the language model, however many rows there are."""
+    model = build(parts)
+    calls: list[str] = []
+    for name, part in (("encoder", model.encoders["image"]), ("language", model.language_model)):
+        part.register_forward_pre_hook(lambda module, args, name=name: calls.append(name))
+    for rows in (1, 4):
+        calls.clear()
+        ids = torch.full((rows, 5), 9)
+        ids[:, 1] = model.placeholder_ids["image"]
+        model(input_ids=ids, media=media(list(range(rows))))
+        assert calls == ["encoder", "language", "language"]
