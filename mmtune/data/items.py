@@ -75,6 +75,11 @@ def settled_item(modality: str, value: Any, key: str) -> Any:
     return found
 
 
+def may_be_text(modality: str) -> bool:
+    """Whether a string may be the item itself rather than where it lies; of modalities from elsewhere nobody knows."""
+    return modality in (*_TEXTS, *_PATHS_BY_ENDING) or modality not in _KNOWN
+
+
 def with_paths(item: Any, locate: Callable[[str], str]) -> Any:
     """The same item with every path in it replaced."""
     if isinstance(item, str):
@@ -98,7 +103,7 @@ def _of_mapping(modality: str, value: Mapping[str, Any]) -> Any:
         raise RowError(
             "unsupported_item", f"The item names a part by '{pieces[0]}'.", fix="write that part to a file of its own"
         )
-    if isinstance(value.get("text"), str) and modality in (*_TEXTS, *_PATHS_BY_ENDING):
+    if isinstance(value.get("text"), str) and may_be_text(modality):
         return settled_item(modality, value["text"], "text")
     if value.get("array") is not None and modality in _SOUNDS:
         return {"array": value["array"], "sampling_rate": value.get("sampling_rate")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmtune.data.items import RowError, settled_item, settled_list
+from mmtune.data.items import RowError, may_be_text, settled_item, settled_list
 from mmtune.data.markers import ALL_MARKERS, LIST_KEYS, MARKERS, cut_at_markers
 from mmtune.data.sample import ROLES, Media, Part, Sample, Text, Turn
 
@@ -88,7 +88,7 @@ def media_lists(row: Mapping[str, Any], keys: Mapping[str, str] = LIST_KEYS) -> 
 
 
 def _refuse_list_as_text(modality: str, value: Any, key: str) -> None:
-    if isinstance(value, str) and modality != "document" and value.startswith("[") and value.endswith("]"):
+    if isinstance(value, str) and not may_be_text(modality) and value.startswith("[") and value.endswith("]"):
         raise RowError(
             "list_as_text",
             f"'{key}' is a text that looks like a list: {value[:60]}",

@@ -11,7 +11,7 @@ import pytest
 
 from mmtune.data.dataset import load_samples
 from mmtune.data.items import settled_item, settled_list
-from mmtune.data.messages import RowError
+from mmtune.data.messages import RowError, media_lists
 from mmtune.data.prepare import prepare
 from mmtune.data.sample import Sample
 from mmtune.testing.encoders import animation, tone
@@ -63,6 +63,17 @@ def test_what_is_no_item(modality: str, given: Any, reason: str) -> None:
     with pytest.raises(RowError) as error:
         settled_item(modality, given, "key")
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(("modality", "key"), [("document_gte", "documents"), ("imagebind", "imagebinds")])
+def test_a_text_in_brackets_is_a_text(modality: str, key: str) -> None:
+    assert media_lists({key: "[citation needed]"}, {key: modality}) == {modality: [{"text": "[citation needed]"}]}
+
+
+def test_a_list_written_as_text_is_refused_where_texts_are_paths() -> None:
+    with pytest.raises(RowError) as error:
+        media_lists({"sounds": "['a.wav']"})
+    assert error.value.reason == "list_as_text"
 
 
 def test_one_vector_is_one_item() -> None:
