@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mmtune.core.conditioning import Slot
 from mmtune.core.errors import ShapeError
 from mmtune.hosts.host import Site
-from mmtune.nn.adapter import RoutedAdapter
+from mmtune.nn.adapter import FoldedAdapter, RoutedAdapter
 
 
 def attach_routed(sites: Sequence[Site], adapters: Sequence[RoutedAdapter], slot: Slot) -> list[RemovableHandle]:
@@ -48,6 +49,7 @@ class _Routed:
 
     def __init__(self, name: str, adapter: RoutedAdapter, slot: Slot) -> None:
         self.name, self.adapter, self.slot = name, adapter, slot
+        self.folded: tuple[Tensor, FoldedAdapter] | None = None  # the adapter for the routes it was folded with
 
     def adapt(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         weights = self._weights(output)
@@ -60,9 +62,19 @@ class _Routed:
                 where=self.name,
                 fix="give one route per sample, or a whole number of beams per sample",
             )
+        if self._may_fold():
+            if self.folded is None or self.folded[0] is not weights or self.folded[1].a.dtype != output.dtype:
+                self.folded = weights, self.adapter.fold(weights, output.dtype)
+            return self.folded[1](output)
+        self.folded = None
         weights = weights.repeat_interleave(rows // samples, dim=0)  # beams stand beside each other
         adapted: Tensor = self.adapter(output, weights.unsqueeze(1))
         return adapted
+
+    def _may_fold(self) -> bool:
+        """Answering meets the same routes at every step, so that mixing the experts once is enough."""
+        deciding = self.slot.perception is not None and self.slot.perception.decisions is not None
+        return not (deciding or torch.is_grad_enabled() or self.adapter.training or torch.is_autocast_enabled())
 
     def _weights(self, output: Tensor) -> Tensor | None:
         perception = self.slot.perception

@@ -5,12 +5,27 @@ Shapes: D width, h bottleneck, G groups, E experts.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mmtune.core.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedAdapter:
+    """An adapter whose experts are mixed already: ``x + (x @ a) @ b + c``."""
+
+    a: Tensor  # [B, D, h]
+    b: Tensor  # [B, h, D]
+    c: Tensor  # [B, 1, D]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Adapt ``[B * k, T, D]``; beams of a sample stand beside each other."""
+        rows = x.reshape(self.a.shape[0], -1, x.shape[-1])
+        return torch.baddbmm(rows + self.c, torch.bmm(rows, self.a), self.b).reshape(x.shape)
 
 
 class GroupedLinear(nn.Module):
@@ -98,3 +113,20 @@ class RoutedAdapter(nn.Module):
         bias = torch.stack([expert.bias for expert in experts]).to(weights.dtype)  # [E, D]
         update = torch.einsum("...gi,goi->...go", mixed, up).flatten(-2) + weights @ bias
         return x + (self.scale * update).to(dtype)
+
+    def fold(self, weights: Tensor, dtype: torch.dtype) -> FoldedAdapter:
+        """Mix the experts once, for a decoding that meets the same weights at every step; without dropout.
+
+        Args:
+            weights: ``[B, E]``.
+        """
+        samples, width = weights.shape[0], self.down.in_features
+        experts = torch.stack([cast(GroupedLinear, expert).weight for expert in self.up])  # [E, D, h/G]
+        biases = torch.stack([cast(GroupedLinear, expert).bias for expert in self.up])  # [E, D]
+        mixed = torch.einsum("be,edi->bdi", weights.to(experts.dtype), experts)  # [B, D, h/G]
+        grouped = mixed.reshape(samples, self.groups, width // self.groups, -1).transpose(2, 3)  # [B, G, h/G, D/G]
+        own = torch.eye(self.groups, dtype=mixed.dtype, device=mixed.device)  # a group reads its own part alone
+        b = self.scale * torch.einsum("bgio,gk->bgiko", grouped, own).reshape(samples, -1, width)  # [B, h, D]
+        c = self.down.bias @ b + self.scale * (weights.to(biases.dtype) @ biases)  # [B, D]
+        a = self.down.weight.T.expand(samples, -1, -1)
+        return FoldedAdapter(a.to(dtype), b.to(dtype), c.unsqueeze(1).to(dtype))

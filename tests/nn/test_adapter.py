@@ -37,6 +37,16 @@ def test_equals_the_definition(settings: dict[str, float], rows: tuple[int, int]
     torch.testing.assert_close(adapter(x, weights), by_definition(adapter, x, weights))
 
 
+@pytest.mark.parametrize("settings", [{}, {"scale": 0.5}, {"groups": 4, "num_experts": 3}])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_folded_it_gives_the_same(settings: dict[str, float], beams: int) -> None:
+    adapter = made(**settings)
+    x = torch.randn(2 * beams, 5, 12)
+    weights = torch.randn(2, len(adapter.up)).softmax(-1)
+    wanted = adapter(x, weights.repeat_interleave(beams, dim=0).unsqueeze(1))
+    torch.testing.assert_close(adapter.fold(weights, x.dtype)(x), wanted)
+
+
 def test_routes_sum_to_one_and_divide_by_the_temperature() -> None:
     adapter = made()
     x = torch.randn(2, 5, 12)
