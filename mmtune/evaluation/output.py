@@ -87,7 +87,8 @@ def _wrong(items: Sequence[Mapping[str, Any]], samples: Sequence[Sample]) -> lis
     from mmtune.report.gallery import spread
 
     by_id = {str(item.get("id")): item for item in items}
-    verdicts = [(sample, by_id.get(sample.id, {})) for sample in samples]
+    in_order = items if len(items) == len(samples) else [by_id.get(sample.id, {}) for sample in samples]
+    verdicts = list(zip(samples, in_order, strict=True))
     wrong = [(sample, item) for sample, item in verdicts if _verdict(item) == 0]
     return [wrong[at] for at in spread(_CARDS, len(wrong))]
 

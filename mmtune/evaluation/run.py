@@ -214,6 +214,8 @@ def _check_failed(records: dict[int, Record], limits: Limits) -> None:
 def _check_score(task: Benchmark, scored: Scores, limits: Limits, result: dict[str, Any]) -> None:
     if limits.min_score is None or task.primary is None:
         return
+    if not scored.scores:
+        raise UsageError("There is no score to compare with the minimum.", where="--min-score", fix="leave it out")
     name, value = task.main_score(scored.scores)
     if not value >= limits.min_score:
         error = ScoreError(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mmtune.core.errors import DataError
 from mmtune.data.sample import Sample
 from mmtune.evaluation.benchmarks.base import Benchmark, Record, Scores, ask, place_of
-from mmtune.evaluation.statistics import share_interval
+from mmtune.evaluation.reading.pictures import cluster_of
+from mmtune.evaluation.statistics import mean_interval
 
 if TYPE_CHECKING:
     from mmtune.model.decoding import Decoding
@@ -49,7 +50,8 @@ class QuestionAnswering(Benchmark):
             scores["mean_over_types"] = {
                 metric: sum(found[metric] for found in scores["types"].values()) / len(by_type) for metric in METRICS
             }
-        confidence = {metric: share_interval(sum(item[metric] for item in items), len(items)) for metric in METRICS}
+        clusters = [cluster_of((medium.uri for medium in sample.media), str(at)) for at, sample in enumerate(samples)]
+        confidence = {metric: mean_interval([item[metric] for item in items], clusters) for metric in METRICS}
         return Scores(scores, items, confidence)
 
 

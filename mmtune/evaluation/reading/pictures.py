@@ -11,7 +11,7 @@ from typing import Any
 from mmtune.core.errors import MediaError, MMTuneError
 from mmtune.data.media import MediaLookup
 
-_SHORT = 64  # a TSV's picture of at most so many characters is another row's index
+_SHORT = 64  # a TSV's picture of at most so many characters is another row's index, or a file's name
 
 
 class Pictures:
@@ -65,23 +65,25 @@ class MissingPicture:
 def tsv_pictures(rows: Sequence[Mapping[str, Any]], pictures: Pictures) -> list[list[Any]]:
     """The pictures of each row of a VLMEvalKit table.
 
-    A cell holds base64, a list of them as Python text, or the index of the row that holds the picture. Without a cell
-    the files of ``image_path`` are taken.
+    A cell holds base64, a list of them as Python text, the index of the row that holds the picture, or a file's name.
+    A table without the column names files in ``image_path``.
     """
     cells = {str(row.get("index")): row.get("image") for row in rows}
     return [_tsv_cell(row, cells, pictures) for row in rows]
 
 
 def _tsv_cell(row: Mapping[str, Any], cells: Mapping[str, str | None], pictures: Pictures) -> list[Any]:
-    cell = row.get("image")
-    if cell is None:
+    if "image" not in row:
         return [pictures.file(name) for name in listed(row.get("image_path") or "")]
+    cell = row["image"]
+    if cell is None:
+        return []
     if len(cell) <= _SHORT and cell in cells:
         there = cells[cell]
         if there is None or len(there) <= _SHORT:
             return [MissingPicture(f"the picture of row {cell}")]
         cell = there
-    return [f"data:image;base64,{text}" for text in listed(cell)]
+    return [pictures.file(text) if len(text) <= _SHORT else f"data:image;base64,{text}" for text in listed(cell)]
 
 
 def listed(text: str) -> list[str]:
