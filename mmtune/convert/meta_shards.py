@@ -129,7 +129,7 @@ def _merge(name: str, parts: list[StoredTensor], sizes: MetaSizes, shards: Seque
     kind = name.removesuffix(".weight").rpartition(".")[2]
     for part in parts:
         if part.shape != parts[0].shape or part.dtype != parts[0].dtype:
-            raise _slices(part, f"shape {list(parts[0].shape)} and {parts[0].dtype} as in the first shard")
+            raise _slices(part, f"{list(parts[0].shape)} in {parts[0].dtype} as in the first shard")
         _require(part, bool(part.shape), "a vector or a matrix")
     if kind in _NORMS:
         _require(parts[0], parts[0].shape == (sizes.width,), f"one value for each of {sizes.width}")
@@ -197,7 +197,7 @@ def _require(tensor: StoredTensor, fits: bool, wanted: str) -> None:
 
 def _slices(tensor: StoredTensor, wanted: str) -> CheckpointError:
     return CheckpointError(
-        f"Tensor '{tensor.name}' has shape {list(tensor.shape)}, which is not {wanted}.",
+        f"Tensor '{tensor.name}' is {list(tensor.shape)} in {tensor.dtype}, which is not {wanted}.",
         where=str(tensor.file),
         fix=_FIX,
     )

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mmtune.core.errors import ShapeError, UsageError
 
 MANIFEST = "MANIFEST.json"
 _CODES = {dtype: code for code, dtype in SAFETENSORS_DTYPES.items()}
+_PIECE = 2**18  # bytes written and hashed at a time: they stay in the processor's cache
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -101,7 +103,7 @@ def write_weights(
 
 
 def _write_file(path: Path, entries: Sequence[Entry], advance: Callable[[int], None]) -> str:
-    """One safetensors file, streamed: only the tensor under way is in memory. Returns its sha256."""
+    """One safetensors file, streamed: two tensors at most are in memory at once. Returns its sha256."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for entry in entries:
@@ -112,13 +114,24 @@ def _write_file(path: Path, entries: Sequence[Entry], advance: Callable[[int], N
     text += b" " * (-len(text) % 8)
     start = len(text).to_bytes(8, "little") + text
     digest = hashlib.sha256(start)
-    with path.open("wb") as file:
+
+    def put(values: memoryview) -> None:
+        for place in range(0, len(values), _PIECE):
+            piece = values[place : place + _PIECE]
+            file.write(piece)
+            digest.update(piece)
+
+    with path.open("wb") as file, ThreadPoolExecutor(1) as background:
         file.write(start)
+        pending: Future[None] | None = None
         for entry in entries:
-            values = _values(entry)
-            digest.update(values)
-            file.write(values)
+            values = _values(entry)  # while the tensor before it is written and hashed
+            if pending is not None:
+                pending.result()
+            pending = background.submit(put, values)
             advance(entry.num_bytes)
+        if pending is not None:
+            pending.result()
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
