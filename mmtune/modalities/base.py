@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmtune.core.config import Settings
+from mmtune.core.errors import MediaError
 
 NO_SOURCE = "none"  # of a modality without encoder
 
@@ -61,6 +62,19 @@ class Modality(ABC):
         Raises:
             MediaError: The item is missing, unreadable or of the wrong kind.
         """
+
+    def load_all(self, items: Sequence[Any]) -> list[dict[str, Tensor] | MediaError]:
+        """Open and prepare several items as :meth:`load` does each; one that cannot be opened comes as its error.
+
+        A modality whose preparation takes several items at once overrides this, with results equal bit by bit.
+        """
+        return [self._loaded_or_error(item) for item in items]
+
+    def _loaded_or_error(self, item: Any) -> dict[str, Tensor] | MediaError:
+        try:
+            return self.load(item)
+        except MediaError as error:
+            return error
 
     def positions(self, raw: Mapping[str, Tensor]) -> int:
         """Encoder positions of one loaded item, known before the encoder runs."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
 
 from mmtune.core import config
-from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError
+from mmtune.core.errors import CheckpointError, MediaError, NotPossibleError, UsageError
 from mmtune.modalities.base import Modality
 from mmtune.modalities.pictures import open_picture
 from mmtune.modalities.pretrained import DAMAGE
@@ -136,13 +136,28 @@ class ImageModality(Modality):
                 image.size, grid, self.side, self.settings.merge, class_token=self.settings.select == "cls_patch"
             )
             return {"pixel_values": self._prepare(tiles), "layout": layout}
+        return {"pixel_values": self._prepare([self._squared(image)])[0]}
+
+    def load_all(self, items: Sequence[Any]) -> list[dict[str, Tensor] | MediaError]:
+        """All pictures through one call of the preparation; tiles, whose number differs, picture by picture."""
+        if self.settings.aspect == "anyres":
+            return super().load_all(items)
+        opened = [_opened_or_error(item) for item in items]
+        squared = [self._squared(picture) for picture in opened if not isinstance(picture, MediaError)]
+        pixels = iter(self._prepare(squared) if squared else ())
+        return [
+            picture if isinstance(picture, MediaError) else {"pixel_values": next(pixels).clone()} for picture in opened
+        ]
+
+    def _squared(self, image: Image.Image) -> Image.Image:
+        """The picture in the shape that the settings ask for, before the encoder's own preparation."""
         if self.settings.aspect == "pad":
             means = self._options.get("image_mean", self.processor.image_mean)
-            image = pad_to_square(image, tuple(int(255 * mean) for mean in means))
+            return pad_to_square(image, tuple(int(255 * mean) for mean in means))
         if self.settings.aspect == "stretch":
             side = self.encoder_config.image_size
-            image = image.resize((side, side), Image.Resampling.BICUBIC)
-        return {"pixel_values": self._prepare([image])[0]}
+            return image.resize((side, side), Image.Resampling.BICUBIC)
+        return image
 
     def _prepare(self, images: Sequence[Image.Image]) -> Tensor:
         pixels: Tensor = self.processor(images=list(images), return_tensors="pt", **self._options)["pixel_values"]
@@ -220,6 +235,13 @@ def pad_to_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
     canvas = Image.new("RGB", (side, side), color)
     canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return canvas
+
+
+def _opened_or_error(item: Any) -> Image.Image | MediaError:
+    try:
+        return open_picture(item)
+    except MediaError as error:
+        return error
 
 
 def _has_class_token(encoder: PreTrainedConfig, source: str) -> bool:

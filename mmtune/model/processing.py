@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from transformers import AutoProcessor, PreTrainedTokenizerBase
 
-from mmtune.core.errors import UsageError
+from mmtune.core.errors import DataError, UsageError
 from mmtune.data.sample import Sample, Text, Turn
 from mmtune.methods.base import Lead
 from mmtune.modalities.base import Modality
@@ -19,6 +19,7 @@ from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.encoding import IGNORED, Batch, Encoded, OverlongError, UntrainedError, encode_segments
 from mmtune.model.instruction import InstructionPieces
 from mmtune.model.kinds import with_own_names
+from mmtune.model.opening import Opener, leave_closed, open_one, open_together
 from mmtune.model.placement import opened, place
 from mmtune.model.processor_files import Slots, num_slots, read_modalities, read_settings, write_settings
 from mmtune.model.rendering import Segment, Template
@@ -109,6 +110,7 @@ class MMTuneProcessor:
         overlong: Overlong = "error",
         train: bool = True,
         template: str | None = None,
+        opener: Opener = open_one,
     ) -> Encoded:
         """Encode a conversation whose answers are trained.
 
@@ -117,6 +119,7 @@ class MMTuneProcessor:
             overlong: ``truncate-text`` cuts the end, but never a medium; ``error`` and ``drop`` raise, and it is for
                 the caller to leave a dropped row out and count it.
             train: ``False`` is :meth:`encode_prompt`.
+            opener: How media are opened.
 
         Raises:
             DataError: A row that the template cannot hold, markers that do not match media, or nothing to train.
@@ -126,7 +129,18 @@ class MMTuneProcessor:
         if not train:
             return self.encode_prompt(sample, template=template)
         with naming(sample):
-            return fitted(self._encode_conversation(sample, template, load=True), max_length, overlong)
+            return fitted(self._encode_conversation(sample, template, opener), max_length, overlong)
+
+    def encode_all(self, samples: Sequence[Sample], **options: Any) -> list[Encoded | DataError]:
+        """Encode rows as :meth:`encode` does each, or give the error of one; a modality's media are opened together."""
+        opener = open_together(samples, self.modalities)
+        return [self._encode_or_error(sample, opener, options) for sample in samples]
+
+    def _encode_or_error(self, sample: Sample, opener: Opener, options: Mapping[str, Any]) -> Encoded | DataError:
+        try:
+            return self.encode(sample, opener=opener, **options)
+        except DataError as error:
+            return error
 
     def encode_prompt(self, sample: Sample, *, template: str | None = None, system: str | None = None) -> Encoded:
         """Encode a conversation up to the open turn of the assistant; a last answer is taken off.
@@ -136,7 +150,7 @@ class MMTuneProcessor:
         """
         with naming(sample):
             prompt, dropped = after_leading_assistant(self._own(sample).without_answer())
-            found = self._encode(prompt, template, system, generate=True, load=True)
+            found = self._encode(prompt, template, system, generate=True, opener=open_one)
             return replace(found, labels=[], num_targets=0, dropped_turns=dropped)
 
     def render_prompt(self, sample: Sample, *, template: str | None = None, system: str | None = None) -> str:
@@ -150,7 +164,7 @@ class MMTuneProcessor:
     def measure(self, sample: Sample, *, template: str | None = None) -> Encoded:
         """Encode for training without opening media: each item counts as an ordinary one of its modality."""
         with naming(sample):
-            return self._encode_conversation(sample, template, load=False)
+            return self._encode_conversation(sample, template, leave_closed)
 
     def collate(self, encoded: Sequence[Encoded], *, side: Literal["right", "left"] = "right") -> Batch:
         """Pad samples to one length and stack their media; see :func:`mmtune.model.encoding.collate`."""
@@ -226,17 +240,17 @@ class MMTuneProcessor:
     def _own(self, sample: Sample) -> Sample:
         return with_own_names(sample, self.modalities)
 
-    def _encode_conversation(self, sample: Sample, template: str | None, *, load: bool) -> Encoded:
+    def _encode_conversation(self, sample: Sample, template: str | None, opener: Opener) -> Encoded:
         kept, dropped = after_leading_assistant(self._own(sample))
         refuse_empty_answers(kept)
-        found = self._encode(kept, template, None, generate=False, load=load)
+        found = self._encode(kept, template, None, generate=False, opener=opener)
         found.dropped_turns = dropped
         if not found.num_targets:
             raise UntrainedError("The row has no token to train.", fix="give it an answer of the assistant")
         return found
 
     def _encode(
-        self, sample: Sample, template: str | None, system: str | None, *, generate: bool, load: bool
+        self, sample: Sample, template: str | None, system: str | None, *, generate: bool, opener: Opener
     ) -> Encoded:
         form = self.template_of(template)
         turns = sample.turns
@@ -246,7 +260,7 @@ class MMTuneProcessor:
             turns = tuple(_guarded(turn, self._pieces) for turn in turns)
             system = None if system is None else self._pieces.guard(system)
         segments = self._render(form, turns, system, generate=generate)
-        media, placeholders = self._take_media(sample, load)
+        media, placeholders = self._take_media(sample, opener)
         made = encode_segments(segments, self._pieces, self.markers, placeholders, separate=form.separate)
         targets = sum(label != IGNORED for label in made.labels)
         return Encoded(sample.id, made.input_ids, made.labels, media, targets, media_end=made.media_end)
@@ -259,14 +273,14 @@ class MMTuneProcessor:
         return opened(segments, ahead, self.tokenizer.bos_token)
 
     def _take_media(
-        self, sample: Sample, load: bool
+        self, sample: Sample, opener: Opener
     ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[tuple[int, int]]]]:
         """Items by modality, and for each the id and number of its placeholders."""
         media: dict[str, list[dict[str, Any]]] = {}
         placeholders: dict[str, list[tuple[int, int]]] = {}
         for item in sample.media:
             modality = self.modalities[item.modality]
-            raw = modality.load(item.uri) if load else None
+            raw = opener(modality, item.uri)
             if raw is not None:
                 media.setdefault(item.modality, []).append(raw)
             positions = modality.num_positions if raw is None else modality.positions(raw)

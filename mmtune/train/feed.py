@@ -111,13 +111,20 @@ class Encoding(Dataset):  # type: ignore[type-arg]
         return len(self._mixture)
 
     def __getitem__(self, index: int) -> Encoded | Rejected:
-        if index in self._kept:
-            return self._kept[index]
-        sample = self._mixture.row(index)
-        try:
-            encoded = self._processor.encode(sample, **self._options)
-        except DataError as error:
-            return Rejected(sample.id, sample.source, error)
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Encoded | Rejected]:
+        """The rows of a micro-batch; what is not kept from before is opened and prepared together."""
+        fresh = {index: self._mixture.row(index) for index in indices if index not in self._kept}
+        made = dict(zip(fresh, self._processor.encode_all(list(fresh.values()), **self._options), strict=True))
+        return [self._kept[index] if index in self._kept else self._take(index, fresh, made) for index in indices]
+
+    def _take(
+        self, index: int, fresh: Mapping[int, Sample], made: Mapping[int, Encoded | DataError]
+    ) -> Encoded | Rejected:
+        encoded = made[index]
+        if isinstance(encoded, DataError):
+            return Rejected(fresh[index].id, fresh[index].source, encoded)
         size = _num_bytes(encoded)
         if size <= self._bytes_left:
             self._bytes_left -= size
@@ -168,7 +175,7 @@ class Feed:
         """Steps of an epoch."""
         key = epoch if self.batching.varies else 0
         if key not in self._counts:
-            self._counts[key] = -(-len(self._batches(key)) // self.batching.accumulation)
+            self._counts[key] = -(-len(self.micro_batches(key)) // self.batching.accumulation)
         return self._counts[key]
 
     def total_steps(self, epochs: float) -> int:
@@ -198,7 +205,7 @@ class Feed:
         epoch, offset = self.place_of(first)
         length = self.batching.accumulation
         while True:
-            batches = self._batches(epoch)
+            batches = self.micro_batches(epoch)
             starts = range(offset * length, len(batches), length)
             shares = [share_of(batches[start : start + length], self.rank, self.size) for start in starts]
             loaded = self._load([batch for share in shares for batch in share])
@@ -206,13 +213,14 @@ class Feed:
                 yield [next(loaded) for _ in share]
             epoch, offset = epoch + 1, 0
 
-    def _batches(self, epoch: int) -> list[list[int]]:
+    def micro_batches(self, epoch: int) -> list[list[int]]:
+        """The rows of every micro-batch of an epoch, of all processes together."""
         return self.batching.batches(self.mixture.order(epoch), epoch)
 
     def _load(self, batches: Sequence[Sequence[int]]) -> Iterator[MicroBatch]:
         if self.workers == 0:
             for batch in batches:
-                yield self.encoding.collate([self.encoding[index] for index in batch])
+                yield self.encoding.collate(self.encoding.__getitems__(batch))
             return
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizer's threads do not survive a fork
         yield from DataLoader(

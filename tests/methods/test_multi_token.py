@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmtune.core.errors import RecipeError, ShapeError
+from mmtune.core.errors import MediaError, RecipeError, ShapeError
 from mmtune.data.sample import Media, Sample, Text, Turn
 from mmtune.modalities import MODALITIES
 from mmtune.modalities.image import ImageModality
@@ -181,3 +181,27 @@ def test_vectors_conform_on_other_language_models(family: str, tmp_path: Path) -
     check_method(
         "multi_token", {"projectors": {"image": {"width": 3}}}, language_model=family, encoders={"image": pooled}
     )
+
+
+def test_rows_together_are_prepared_in_one_call_and_equal_rows_alone(
+    folders: tuple[str, str, str], tmp_path: Path
+) -> None:
+    _, processor = build(folders)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    broken = Sample(
+        "broken", (Turn("user", (Media("image", str(tmp_path / "broken.png")), Text("?"))), ROWS[0].turns[1])
+    )
+    alone = [processor.encode(row) for row in ROWS]
+    calls: list[int] = []
+    for modality in processor.modalities.values():
+        prepare = modality._prepare
+        modality._prepare = lambda images, prepare=prepare: calls.append(len(images)) or prepare(images)
+    *together, error = processor.encode_all([*ROWS, broken])
+    assert sorted(calls) == [4, 4]  # images and stamps of all rows
+    assert isinstance(error, MediaError)
+    assert "broken" in str(error.where)
+    for one, other in zip(alone, together, strict=True):
+        assert one.input_ids == other.input_ids
+        for name, raws in one.media.items():
+            for left, right in zip(raws, other.media[name], strict=True):
+                assert torch.equal(left["pixel_values"], right["pixel_values"])

@@ -27,10 +27,11 @@ class Rows:
 class Letters:
     """A processor that only knows ids; rows that end in 3 are broken."""
 
-    def encode(self, sample: Sample, **options: object) -> Encoded:
-        if sample.id.endswith("3"):
-            raise DataError("broken", where=sample.id)
-        return Encoded(sample.id, [1], [1])
+    def encode_all(self, samples: Sequence[Sample], **options: object) -> list[Encoded | DataError]:
+        return [
+            DataError("broken", where=sample.id) if sample.id.endswith("3") else Encoded(sample.id, [1], [1])
+            for sample in samples
+        ]
 
     def collate(self, rows: Sequence[Encoded]) -> Batch:
         return Batch(ids=[row.id for row in rows])
