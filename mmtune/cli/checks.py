@@ -37,6 +37,7 @@ _EXTRAS = {
     "video": ("av",),
     "quant": ("bitsandbytes",),
     "deepspeed": ("deepspeed",),
+    "download": ("img2dataset",),
 }
 _GIB = 1024**3
 _HUB_TIMEOUT_S = 2.0

@@ -34,6 +34,12 @@ def run(
     reject: Annotated[
         list[str] | None, typer.Option(metavar="WARNING", help="Leave rows with this warning out; repeatable.")
     ] = None,
+    download: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Fetch pictures of URLs into DIR first (extra download).")
+    ] = None,
+    distributor: Annotated[
+        str, typer.Option(metavar="NAME", help="multiprocessing, pyspark, ray.")
+    ] = "multiprocessing",
     allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Keep rows whose media are URLs.")] = False,
     overwrite: OVERWRITE = False,
     allow_outside: Annotated[bool, typer.Option("--allow-outside", help="Let rows leave the media roots.")] = False,
@@ -55,6 +61,7 @@ def run(
             max_bad_fraction=max_bad_fraction, split=split, model=model, allow_urls=allow_urls,
             allow_outside=allow_outside, progress=progress, reject=tuple(reject or ()), weights=tuple(weight or ()),
             shard=shard_of(shard), workers=os.cpu_count() if workers is None else workers, overwrite=overwrite,
+            download=download, distributor=one_of("--distributor", distributor, ("multiprocessing", "pyspark", "ray")),
         )  # fmt: skip
     if shard is not None:
         return Result(found, _slice_summary(found))

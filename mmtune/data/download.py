@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import urllib.error
@@ -10,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from mmtune.core.errors import MediaError
+from mmtune.data.media import url_file
 
 _TIMEOUT_S = 30
 _LARGEST = 1 << 28
@@ -28,7 +28,7 @@ def fetch(url: str, cache: str | None, *, allowed: bool, where: str) -> str:
     if not allowed:
         raise MediaError(f"The row names a URL: {url}", where=where, fix="download it, or set data.allow_urls to true")
     folder = Path(cache or Path(tempfile.gettempdir()) / "mmtune") / "urls"
-    target = folder / hashlib.sha256(url.encode()).hexdigest()
+    target = Path(url_file(folder.parent, url))
     if target.is_file():
         return str(target)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -58,6 +59,7 @@ class MediaLookup:
         media_root: Further folders, in order.
         allow_outside: Let paths leave the roots.
         allow_urls: Let URLs pass; they are fetched when the row is loaded.
+        downloads: Folder with the pictures of URLs, as ``--download`` fills it.
         look: Whether to look at the disk at all. Without it the first root is taken.
 
     Raises:
@@ -72,6 +74,7 @@ class MediaLookup:
         allow_outside: bool = False,
         allow_urls: bool = False,
         look: bool = True,
+        downloads: str | Path | None = None,
     ) -> None:
         for folder in media_root:
             if not Path(folder).is_dir():
@@ -79,6 +82,9 @@ class MediaLookup:
         named = [("beside-data", data_folder), *[(f"media-root:{folder}", Path(folder)) for folder in media_root]]
         named.append(("working-directory", Path.cwd()))
         self.roots = [Root(rule, os.path.abspath(folder)) for rule, folder in named]
+        if downloads is not None:
+            self.roots.append(Root("downloaded", os.path.abspath(downloads)))
+        self.downloads = None if downloads is None else os.path.abspath(downloads)
         self.allow_outside = allow_outside
         self.allow_urls = allow_urls
         self.look = look
@@ -111,6 +117,14 @@ class MediaLookup:
             raise RowError("path_too_long", f"The path cannot be: {error.strerror}.", fix="shorten it") from error
 
     def _url(self, uri: str) -> Found:
+        if self.downloads is not None:
+            path = url_file(self.downloads, uri)
+            if _exists(path):
+                return Found(path, "downloaded", len(self.roots) - 1)
+            if not self.allow_urls:
+                raise RowError(
+                    "download_failed", f"Could not be downloaded: {uri}", fix="see failures.jsonl in the downloads"
+                )
         if not self.allow_urls:
             raise RowError(
                 "url_refused",
@@ -164,6 +178,11 @@ class MediaLookup:
             inside = next((at for at, other in enumerate(self.roots) if _lies_in(path, other.folder)), -1)
             if inside >= 0 or self.allow_outside:
                 yield path, _rule(self.roots, inside), inside
+
+
+def url_file(folder: str | Path, url: str) -> str:
+    """Where the picture of a URL lies among downloads."""
+    return os.path.join(folder, "urls", hashlib.sha256(url.encode()).hexdigest())
 
 
 def _exists(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,9 @@ from mmtune.data.workplace import PARTS, need_space, workplace
 __all__ = ["prepare"]
 
 
+_LOG = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class _Wishes:
     """What was asked for, besides sources and output."""
@@ -43,6 +47,7 @@ class _Wishes:
     allow_outside: bool = False
     reject: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+    downloads: str | None = None
 
 
 def prepare(
@@ -65,9 +70,11 @@ def prepare(
     overwrite: bool = False,
     reject: Sequence[str] = (),
     weights: Sequence[float] = (),
+    download: str | Path | None = None,
+    distributor: str = "multiprocessing",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Check data and write the good rows as shards; equal input gives equal bytes.
+    """Check data and write the good rows as shards; equal input gives equal bytes. Returns what the verb's JSON says.
 
     Killed and called again, it goes on where it was. Slices (``shard``) are joined by naming all of them as sources.
 
@@ -75,7 +82,6 @@ def prepare(
         sources: Files, folders and data sets of the hub, in any known form; or all slices of one preparation.
         output: Folder to write; it appears only when everything is done.
         format: Name of a data format, or ``auto`` to tell it from the first row.
-        media_root: Folders that media are looked up in besides the data file's own.
         max_samples: Read only so many rows, drawn by the seed.
         shard: ``(i, n)`` reads only rows i, i + n, i + 2n, … (counted from 1) and writes a slice.
         check_media: ``none``, ``stat`` (there, a file, not empty) or ``decode``.
@@ -84,10 +90,7 @@ def prepare(
         workers: Processes that check rows, none besides this one by default; the result does not depend on it.
         reject: Codes of warnings that rows are rejected for.
         weights: How often the rows of each source are used, one number a source; 1 for all by default.
-        progress: Called now and then with rows done and their total if known.
-
-    Returns:
-        The result of ``mmtune prepare-data``.
+        download: Folder to fetch the pictures of URLs into first, by img2dataset and its ``distributor``.
 
     Raises:
         DataError: Broken or missing files, or more bad rows than allowed; these are then listed beside the output.
@@ -98,11 +101,13 @@ def prepare(
     _refuse_existing(target, overwrite)
     wishes = _Wishes(
         format, tuple(media_root), max_samples, seed, shard, check_media, embed_media, max_bad_fraction, split, model,
-        allow_urls, allow_outside, tuple(sorted(set(reject))), tuple(weights),
+        allow_urls, allow_outside, tuple(sorted(set(reject))), tuple(weights), str(download) if download else None,
     )  # fmt: skip
     if any(slice_of(Path(name)) for name in sources):
         manifest = join_slices([Path(name) for name in sources], target, max_bad_fraction, progress)
     else:
+        if download is not None:
+            _download(sources, wishes, Path(download), workers or 1, distributor)
         manifest = _prepare(sources, target, wishes, workers or 0, progress)
     return _result(manifest, target, time.monotonic() - began)
 
@@ -149,6 +154,16 @@ def _prepare(
         return manifest
 
 
+def _download(names: Sequence[str | Path], wishes: _Wishes, folder: Path, processes: int, distributor: str) -> None:
+    """Fetch the pictures of the chosen rows that are on the web."""
+    from mmtune.data.bulk import download, urls_of
+
+    sources = _open(names, wishes)
+    urls = urls_of(sources, _chosen(sources, wishes.max_samples, wishes.seed, wishes.shard))
+    found = download(urls, folder, processes=processes, distributor=distributor)
+    _LOG.info("%(fetched)d pictures fetched, %(there)d were there, %(failed)d failed", found)
+
+
 def _open(names: Sequence[str | Path], wishes: _Wishes) -> list[Source]:
     if wishes.weights and len(wishes.weights) != len(names):
         raise UsageError(
@@ -160,6 +175,7 @@ def _open(names: Sequence[str | Path], wishes: _Wishes) -> list[Source]:
         "allow_outside": wishes.allow_outside,
         "allow_urls": wishes.allow_urls,
         "look": wishes.check_media != "none",
+        "downloads": wishes.downloads,
     }
     opened = []
     for name, weight in zip(names, wishes.weights or [1.0] * len(names), strict=True):
