@@ -21,6 +21,7 @@ from tests.tiny import save_tiny_lm, save_tiny_vision
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "llava": {},
+    "lavin": {"dropout": 0.0, "hidden": 8},
     "vlora": {"rank": 4, "dim": 32, "depth": 1, "heads": 4, "every": 1},
 }
 
@@ -66,7 +67,7 @@ def test_auto_classes_load_what_was_saved(parts: tuple[str, str], method: str, t
     found = AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert type(found) is mmtune.MMTuneModel
     batch = AutoProcessor.from_pretrained(tmp_path)(
-        text=["USER: <image>\nhi ASSISTANT:"], images=[Image.new("RGB", (9, 9))]
+        text=["<image>\nUSER: hi ASSISTANT:"], images=[Image.new("RGB", (9, 9))]
     )
     batch.pop("ids", None)
     with torch.no_grad():

@@ -88,7 +88,7 @@ def test_the_report_is_written(recipe: Make, tmp_path: Path, monkeypatch: pytest
     assert "ZeroDivisionError" in (tmp_path / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("method", ["llava", "vlora"])
+@pytest.mark.parametrize("method", ["llava", "vlora", "lavin"])
 def test_a_run_leaves_what_the_contract_says(method: str, recipe: Make, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = train(recipe(method), output=run, command=["mmtune", "finetune"])
@@ -130,7 +130,9 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(Loop, "_one_step", one_step)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tune__kind": "lora", "train__accumulation": 2}, {"method": "vlora"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tune__kind": "lora", "train__accumulation": 2}, {"method": "vlora"}, {"method": "lavin"}]
+)
 def test_a_broken_run_goes_on_bit_by_bit(
     changes: dict[str, Any], recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
