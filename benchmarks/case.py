@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import torch
-from flops import LanguageModel, Sizes, VisionTransformer, WeightsGenerator
+from PIL import Image
 from transformers import (
     AutoModelForCausalLM,
     CLIPImageProcessorPil,
@@ -29,6 +29,7 @@ from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.sources import resolve_source
 from mmtune.train.presets import load_preset
+from mmtune.train.rehearsal import prompt_flops
 
 # The published generator (dim 512, depth 8, rank 64) has 12 % of a 7B model's parameters and would have three times
 # those of a 100M model: it is made smaller with the language model.
@@ -59,12 +60,12 @@ def main() -> None:
         found = measure(model, batch, case)
         found["peak_memory_bytes"] = peak_rss() - before
         found["checkpoint_bytes"] = checkpoint_bytes(model, Path(scratch) / "checkpoint")
-    found["flops"] = flops(model, case)
     found["parameters"] = {
         "language": sum(p.numel() for p in model.language_model.parameters()),
         "encoder": sum(p.numel() for p in model.encoders.parameters()),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
+    found["flops"] = flops(model, case)
     found["load"] = [round(load_before, 2), round(psutil.getloadavg()[0], 2)]
     print(json.dumps({**case, "settings": dict(settings_of(case["base"], case["method"])), **found}))
 
@@ -184,38 +185,12 @@ def checkpoint_bytes(model: MMTuneModel, folder: Path) -> int:
 
 
 def flops(model: MMTuneModel, case: Mapping[str, Any]) -> dict[str, float]:
-    """Operations by formula for reading one row, encoder apart."""
-    sizes = sizes_of(model, settings_of(case["base"], "vlora"))
-    text = case["text"]
-    if case["method"] == "llava":
-        found = sizes.llava(text)
-    elif case["method"] == "vlora":
-        found = sizes.vlora(text, slots=1)
-    else:  # the prompt alone: projectors and adapters are small beside it
-        image = model.modalities["image"]
-        found = sizes.language_model.forward(text + model.method.placeholders("image", image.num_positions))
-    return {"language_side": found, "encoder": sizes.encoder.forward()}
-
-
-def sizes_of(model: MMTuneModel, settings: Mapping[str, Any]) -> Sizes:
-    """What the formulas need to know of a model."""
-    lm, vision = model.language_model.config, model.modalities["image"].encoder_config
-    head = lm.hidden_size // lm.num_attention_heads
-    kv = head * lm.num_key_value_heads
-    generator = WeightsGenerator(
-        dim=settings["dim"],
-        depth=settings["depth"],
-        rank=settings["rank"],
-        types=len(settings["types"]),
-        active_layers=lm.num_hidden_layers // settings["every"],
-    )
-    return Sizes(
-        LanguageModel(lm.num_hidden_layers, lm.hidden_size, lm.intermediate_size, lm.vocab_size, kv),
-        VisionTransformer(
-            vision.num_hidden_layers, vision.hidden_size, vision.intermediate_size, vision.image_size, vision.patch_size
-        ),
-        generator,
-    )
+    """Operations of reading one row, counted on empty tensors, encoder apart; the model loses its weights."""
+    image = model.modalities["image"]
+    vars(image).pop("encode", None)  # measured without it
+    side = image.encoder_config.image_size
+    language_side, encoder = prompt_flops(model.to("meta"), case["text"], {"image": Image.new("RGB", (side, side))})
+    return {"language_side": language_side, "encoder": encoder}
 
 
 if __name__ == "__main__":

@@ -32,14 +32,14 @@ def render(results: Mapping[str, Any]) -> str:
             "",
             "## Training",
             "",
-            *_table(_training_rows(cases)),
+            *table(_training_rows(cases)),
             "",
             "## VLoRA against LLaVA by length of text",
             "",
-            "VLoRA's share of LLaVA's cost. FLOPs by the formulas of `flops.py` for reading one prompt; measured:",
+            "VLoRA's share of LLaVA's cost. FLOPs of reading one prompt; measured:",
             "processor seconds of reading the same prompt, without and with the image encoder, and of a training step.",
             "",
-            *_table(_ratio_rows(cases)),
+            *table(_ratio_rows(cases)),
             "",
         ]
     )
@@ -95,7 +95,7 @@ def _ratio(one: Mapping[str, Any], other: Mapping[str, Any], what: str) -> float
     return float(one[what]["processor_s"] / other[what]["processor_s"])
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     if not rows:
         return ["(nothing measured)"]
     head = list(rows[0])

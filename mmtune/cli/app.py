@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "prepare-data": ("mmtune.cli.prepare_data", "Check, clean and pack training data."),
     "pretrain": ("mmtune.cli.training", "Train a fresh adapter on captions (stage 1)."),
     "finetune": ("mmtune.cli.training", "Train an adapter, LoRA or the whole model on conversations (stage 2)."),
+    "plan": ("mmtune.cli.plan", "Tell memory, time and disk of a training run before anything is loaded."),
     "generate": ("mmtune.cli.generate", "Ask a model about pictures."),
     "chat": ("mmtune.cli.chat", "Talk with a model about pictures in the terminal."),
     "eval": ("mmtune.cli.eval", "Score a model on a benchmark or on data of your own."),
@@ -30,7 +31,6 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("mmtune.cli.doctor", "Check this installation: devices, disk, extras, network."),
 }
 PLANNED = {
-    "plan": "use `mmtune finetune --dry-run` to see parameters and memory of the weights",
     "compare": "put the `report.html` of the runs side by side",
 }
 # Verbs whose second call goes on where the first was stopped, and the option without which nothing is kept.

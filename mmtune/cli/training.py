@@ -9,39 +9,51 @@ import typer
 
 from mmtune.cli.console import Console, Result
 from mmtune.cli.display import training_display
-from mmtune.cli.options import DATA, MEDIA_ROOT, OVERWRITE, POSITIVE, SEED, SET, one_of
+from mmtune.cli.options import DATA, MEDIA_ROOT, OVERWRITE, POSITIVE, SEED, SET
 from mmtune.cli.processes import in_processes, one_voice
+from mmtune.cli.recipes import (
+    BASE,
+    BATCH_SIZE,
+    DRY_RUN,
+    EPOCHS,
+    LEARNING_RATE,
+    MAX_STEPS,
+    METHOD,
+    MODEL,
+    NUM_PROCESSES,
+    OUTPUT,
+    PRESET,
+    RECIPE,
+    RUN_DEVICE,
+    TUNE,
+    VISION,
+    recipe_of,
+)
 from mmtune.cli.replaying import replay_step
 from mmtune.cli.summaries import run_status_beside_errors, training_summary
 from mmtune.train.launched import is_launched
 
-TUNES = ("method", "lora", "qlora", "full")
-
 
 def run(
     context: typer.Context,
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE.yaml", help="Settings from a file.")] = None,
-    method: Annotated[
-        str | None, typer.Option(metavar="M", help="How perception reaches the LM: llava, vlora.")
-    ] = None,
-    preset: Annotated[str | None, typer.Option(metavar="P", help="Published settings, see `mmtune presets`.")] = None,
-    base: Annotated[str | None, typer.Option(metavar="LLM", help="Folder or hub id of the language model.")] = None,
-    vision: Annotated[
-        str | None, typer.Option(metavar="ENCODER", help="Folder or hub id of the image encoder.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="Trained model to go on from.")] = None,
+    recipe: RECIPE = None,
+    method: METHOD = None,
+    preset: PRESET = None,
+    base: BASE = None,
+    vision: VISION = None,
+    model: MODEL = None,
     data: DATA = None,
     media_root: MEDIA_ROOT = None,
-    output: Annotated[str | None, typer.Option(metavar="DIR", help="Run directory. [default: under runs/]")] = None,
-    tune: Annotated[str | None, typer.Option(metavar="|".join(TUNES), help="What is trained.")] = None,
-    epochs: Annotated[float | None, typer.Option(metavar="N", help="Passes over the data.")] = None,
-    max_steps: Annotated[int | None, typer.Option(**POSITIVE, help="Stop after this many steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(**POSITIVE, help="Samples a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(metavar="F", help="Peak learning rate.")] = None,
-    num_processes: Annotated[int | None, typer.Option(**POSITIVE, help="Processes, one a device.")] = None,
-    device: Annotated[str | None, typer.Option(metavar="D", help="auto, cpu, cuda, cuda:1, mps.")] = None,
+    output: OUTPUT = None,
+    tune: TUNE = None,
+    epochs: EPOCHS = None,
+    max_steps: MAX_STEPS = None,
+    batch_size: BATCH_SIZE = None,
+    learning_rate: LEARNING_RATE = None,
+    num_processes: NUM_PROCESSES = None,
+    device: RUN_DEVICE = None,
     seed: SEED = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show recipe and components, then stop.")] = False,
+    dry_run: DRY_RUN = False,
     overwrite: OVERWRITE = False,
     set_: SET = None,
     replay: Annotated[str | None, typer.Option(metavar="RUN", help="Run one step of a run again.")] = None,
@@ -54,17 +66,10 @@ def run(
     """
     if replay is not None or step is not None:
         return replay_step(context.obj, replay, step, device)
-    from mmtune.train.recipe import dump, resolve
+    from mmtune.train.recipe import dump
 
     verb = str(context.command.name)
-    flags = {
-        "method": method, "model.base": base, "model.vision": vision, "model.checkpoint": model, "data.train": data,
-        "data.media_root": media_root, "tune.kind": tune and one_of("--tune", tune, TUNES),
-        "train.epochs": epochs, "train.max_steps": max_steps,
-        "train.batch_size": batch_size, "train.learning_rate": learning_rate, "train.seed": seed, "run.output": output,
-        "run.num_processes": num_processes, "run.device": device,
-    }  # fmt: skip
-    resolved = resolve(verb, preset=preset, file=recipe, overrides=flags, sets=set_ or ())
+    resolved = recipe_of(verb, context.params)
     console: Console = context.obj
     if resolved.run.num_processes > 1 and not dry_run and not is_launched():
         return in_processes(console, resolved)

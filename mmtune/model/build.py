@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -17,8 +16,9 @@ from mmtune.core.errors import CheckpointError, ResourceError, UsageError
 from mmtune.core.registry import canonical
 from mmtune.methods import METHODS
 from mmtune.modalities.base import NO_SOURCE, Modality
-from mmtune.model.checkpoint import ADAPTER_FILE, LORA_FOLDER, check_probe, load_lora, load_method_weights, read_config
+from mmtune.model.checkpoint import check_probe, load_adapters, read_config
 from mmtune.model.configuration import MMTuneConfig
+from mmtune.model.kinds import check_distinct
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor, load_tokenizer
 from mmtune.model.processor_files import slots_of
@@ -69,6 +69,7 @@ def build_model(
     for name, entry in given.items():
         entry["settings"] = {**wanted.get(entry.get("kind") or name, {}), **(entry.get("settings") or {})}
     modalities = {name: read_modality(name, entry) for name, entry in given.items()}
+    check_distinct(modalities)
     base_folder = resolve_source(base, "llm")
     tokenizer = load_tokenizer(base_folder, revision)
     config = MMTuneConfig(
@@ -138,13 +139,10 @@ def load_model(
     attention = attention or attn_implementation
     model = _assemble(found, modalities, chosen, dtype=name, attention=attention, seed=0, bits=bits)
     if chosen == META:
-        if (Path(folder) / LORA_FOLDER).is_dir():
-            model.inject_lora(LoraConfig.from_pretrained(str(Path(folder) / LORA_FOLDER)))
+        load_adapters(model, Path(folder), weights=False)
         return model.eval()
     check_probe(model, str(folder))
-    load_method_weights(model.method, Path(folder) / ADAPTER_FILE)
-    if (Path(folder) / LORA_FOLDER).is_dir():
-        load_lora(model, Path(folder) / LORA_FOLDER)
+    load_adapters(model, Path(folder))
     return model.to(chosen).eval()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mmtune.data.dataset import load_samples
 from mmtune.data.sample import Sample
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
-from mmtune.train.batching import Batching
+from mmtune.train.batching import Batching, RowLengths
 from mmtune.train.demo import cache_folder, demo_data
 from mmtune.train.display import Display
 from mmtune.train.feed import Encoding, Feed, Mixture, Table
@@ -29,12 +30,17 @@ _KEPT_BYTES = 512 * 1024**2  # of prepared media that stay in memory for the nex
 
 @dataclass(frozen=True)
 class Data:
-    """What is learnt from, what is validated with, and a name for both."""
+    """What is learnt from, what is validated with, and a name for both.
+
+    Attributes:
+        measure: Gives the lengths of all rows that are learnt from.
+    """
 
     feed: Feed
     validation: Feed | None
     rows: int
     fingerprint: str
+    measure: Callable[[], RowLengths]
     rejected: tuple[dict[str, Any], ...] = ()
 
     def share(self, rank: int, size: int) -> None:
@@ -58,26 +64,22 @@ def make_data(
     workers = _workers(recipe.data.workers, device)
     keep = 0 if workers or not _repeats(recipe, mixture) else _KEPT_BYTES
     prints = [_fingerprint(table) for table in tables]
-    batching = _batching(recipe, mixture, prints, processor, options, display)
+    cache = cache_folder(recipe.data.cache)
+    measure = partial(measure_rows, mixture, tuple(prints), processor, options, cache)
+    batching = _batching(recipe, mixture, measure, display)
     feed = Feed(Encoding(mixture, processor, options, keep), mixture, batching, workers, device.type == "cuda")
     checked = None
     if validation is not None and len(validation):
         fixed = Mixture([validation], [1.0], 0)
         prints.append(_fingerprint(validation))
-        alone = replace(_batching(recipe, fixed, prints[-1:], processor, options, display), accumulation=1)
+        own = partial(measure_rows, fixed, prints[-1:], processor, options, cache)
+        alone = replace(_batching(recipe, fixed, own, display), accumulation=1)
         checked = Feed(Encoding(fixed, processor, options, _KEPT_BYTES // 4), fixed, alone, 0)
     rejected = tuple(row.to_json() for table in tables for row in getattr(table, "rejected", ()))
-    return Data(feed, checked, len(mixture), " ".join(prints), rejected)
+    return Data(feed, checked, len(mixture), " ".join(prints), measure, rejected)
 
 
-def _batching(
-    recipe: Recipe,
-    mixture: Mixture,
-    fingerprints: Sequence[str],
-    processor: MMTuneProcessor,
-    options: Mapping[str, Any],
-    display: Display,
-) -> Batching:
+def _batching(recipe: Recipe, mixture: Mixture, measure: Callable[[], RowLengths], display: Display) -> Batching:
     """How the recipe puts rows together; rows are only measured where their length matters."""
     train = recipe.train
     grouping = train.grouping or ("none" if train.tokens_per_batch is None else "length")
@@ -85,7 +87,7 @@ def _batching(
     if grouping == "none" and train.tokens_per_batch is None:
         return plain
     display.phase("lengths")
-    lengths = measure_rows(mixture, fingerprints, processor, options, cache_folder(recipe.data.cache))
+    lengths = measure()
     longest = int(np.argmax(np.maximum(lengths.positions, lengths.media)))
     needed = int(max(lengths.positions[longest], lengths.media[longest]))
     if train.tokens_per_batch is not None and needed > train.tokens_per_batch:

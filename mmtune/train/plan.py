@@ -1,0 +1,248 @@
+"""What a run will take, before anything is loaded: memory by kind, operations, steps, time and disk.
+
+The model is built on the meta device and one step of the real data's largest micro-batch is rehearsed there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmtune.core.errors import DataError, NotPossibleError
+from mmtune.model.build import DTYPES, META
+from mmtune.model.modeling import MMTuneModel
+from mmtune.model.processing import MMTuneProcessor
+from mmtune.train.batching import RowLengths
+from mmtune.train.data_setup import Data, make_data
+from mmtune.train.devices import CARDS, Device
+from mmtune.train.display import Display
+from mmtune.train.model_setup import make_model
+from mmtune.train.precision import base_dtype
+from mmtune.train.recipe import Recipe
+from mmtune.train.rehearsal import Cost, Shape, rehearse
+
+_MOMENTS = 2  # numbers that AdamW keeps of each trained one
+_FLOAT32 = 4
+_UTILISATION = 0.4  # share of the peak rate that training reaches when nothing else is in its way
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the worst moment of a step, by kind."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    encoder: int  # most while the encoders run; part of no sum, since it is over before the rest begins
+    total: int
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """A model and its data as they were planned.
+
+    Attributes:
+        worst: Sizes of the largest micro-batch.
+        cost: Of a step with it.
+    """
+
+    model: MMTuneModel
+    data: Data
+    lengths: RowLengths
+    worst: Shape
+    worst_rows: list[int]
+    cost: Cost
+    memory: Memory
+    trainable: int
+
+
+def plan(
+    recipe: Recipe, verb: str, device: Device, precision: str, display: Display
+) -> tuple[dict[str, Any], Rehearsed]:
+    """The JSON of ``mmtune plan``, without a probe, and what it is made of.
+
+    Args:
+        precision: fp32, bf16 or fp16, as the run will compute on this device.
+
+    Raises:
+        NotPossibleError: A model that cannot be rehearsed.
+        MMTuneError: Whatever the run itself would refuse.
+    """
+    found = rehearse_run(recipe, verb, precision, display)
+    one, mean = _row_costs(found, recipe)
+    steps, positions = _extent(recipe, found)
+    per_position = found.cost.step_flops / (found.worst.rows * found.worst.positions)
+    devices = [*([] if device.name in CARDS else [device]), *CARDS.values()]
+    values = {
+        "fits": found.memory.total <= device.usable,
+        "device": device.name,
+        "device_bytes": device.memory,
+        "precision": precision,
+        "memory": asdict(found.memory),
+        "trainable_parameters": found.trainable,
+        "parameters": sum(parameter.numel() for parameter in found.model.parameters()),
+        "batch": {"rows": found.worst.rows, "positions": found.worst.positions, "targets": found.worst.targets},
+        "flops_per_sample": mean.forward_flops,
+        "flops": {
+            "language_side": mean.forward_flops - mean.encoder_flops,
+            "encoder": mean.encoder_flops,
+            "training_step": found.cost.step_flops,
+        },
+        "lengths": _histogram(found.lengths),
+        "steps": steps,
+        "seconds_estimate": round(per_position * positions / (device.rate * _UTILISATION), 1),
+        "disk_bytes": _disk(recipe, found.trainable),
+        "devices": [_fit(card, found, one) for card in devices],
+        "probe": None,
+    }
+    return values, found
+
+
+def rehearse_run(recipe: Recipe, verb: str, precision: str, display: Display) -> Rehearsed:
+    """Build the model without weights, read the data's lengths, and rehearse the largest micro-batch."""
+    display.phase("model")
+    model, processor = make_model(recipe, precision, META)
+    display.phase("data")
+    data = make_data(recipe, verb, model, processor, torch.device("cpu"), display)
+    lengths = data.measure()
+    rows = _largest(data, lengths)
+    worst = _shape(data, lengths, rows, processor)
+    display.phase("rehearsal")
+    return rehearsed(recipe, precision, model, data, lengths, rows, worst)
+
+
+def rehearsed(
+    recipe: Recipe, precision: str, model: MMTuneModel, data: Data, lengths: RowLengths, rows: list[int], worst: Shape
+) -> Rehearsed:
+    """Rehearse a step and sum up; the model is turned into the dtype that the step computes in."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = sum(parameter.numel() for parameter in trained)
+    stored = sum(p.numel() * p.element_size() for p in model.parameters()) + _buffer_bytes(model)
+    dtype = DTYPES[base_dtype(precision, [])]
+    if dtype != torch.float32:
+        stored += trainable * dtype.itemsize  # autocast's own copies, kept until the step is over
+    model.to(dtype)
+    cost = rehearse(model, worst, checkpointing=recipe.train.gradient_checkpointing)
+    gradients = trainable * _FLOAT32
+    optimizer = trainable * _FLOAT32 * _MOMENTS
+    during = cost.with_gradients
+    if recipe.train.accumulation > 1:  # gradients of earlier micro-batches are there all the time
+        during = cost.activations + cost.logits + gradients
+    memory = Memory(
+        weights=stored,
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=max(0, during - gradients - cost.logits),
+        logits=cost.logits,
+        encoder=cost.encoder,
+        total=stored + optimizer + max(during, gradients),
+    )
+    return Rehearsed(model, data, lengths, worst, rows, cost, memory, trainable)
+
+
+def _buffer_bytes(model: MMTuneModel) -> int:
+    return sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+
+
+def _largest(data: Data, lengths: RowLengths) -> list[int]:
+    """The rows of the first epoch's largest micro-batch."""
+    batches = data.feed.micro_batches(0)
+    if not batches:
+        raise DataError("The data has no rows.", fix="give data with conversations")
+    return max(batches, key=lambda rows: len(rows) * int(lengths.positions[rows].max()))
+
+
+def _shape(data: Data, lengths: RowLengths, rows: Sequence[int], processor: MMTuneProcessor) -> Shape:
+    """The sizes of some rows; of each modality one item is opened, the others are taken to be like it."""
+    owners: dict[str, list[int]] = {}
+    items: dict[str, dict[str, Tensor]] = {}
+    for place, index in enumerate(rows):
+        for item in data.feed.mixture.row(index).media:
+            if item.modality not in items:
+                items[item.modality] = processor.modalities[item.modality].load(item.uri)
+            owners.setdefault(item.modality, []).append(place)
+    return Shape(
+        len(rows),
+        int(lengths.positions[list(rows)].max()),
+        max(1, int(lengths.targets[list(rows)].sum())),
+        {name: (items[name], owners[name]) for name in items},
+    )
+
+
+def _row_costs(found: Rehearsed, recipe: Recipe) -> tuple[Cost, Cost]:
+    """Of the longest row alone, and of a row of mean length with the media that a row of the worst batch has."""
+    worst = found.worst
+    first = {name: (raw, [0] * max(1, len(owners) // worst.rows)) for name, (raw, owners) in worst.media.items()}
+    one = Shape(1, worst.positions, max(1, worst.targets // worst.rows), first)
+    typical = replace(
+        one,
+        positions=max(1, round(float(found.lengths.positions.mean()))),
+        targets=max(1, round(float(found.lengths.targets.mean()))),
+    )
+    alone = (
+        found.cost if worst.rows == 1 else rehearse(found.model, one, checkpointing=recipe.train.gradient_checkpointing)
+    )
+    return alone, rehearse(found.model, typical)
+
+
+def _extent(recipe: Recipe, found: Rehearsed) -> tuple[int, float]:
+    """Optimizer steps of the run, and the positions it computes, padding included."""
+    by_epochs = found.data.feed.total_steps(recipe.train.epochs)
+    steps = min(by_epochs, recipe.train.max_steps or by_epochs)
+    positions = sum(
+        len(rows) * int(found.lengths.positions[rows].max()) for rows in found.data.feed.micro_batches(0) if rows
+    )
+    return steps, positions * steps / found.data.feed.steps_per_epoch
+
+
+def _histogram(lengths: RowLengths) -> dict[str, int]:
+    ordered = sorted(int(length) for length in lengths.positions)
+    shares = (5, 50, 95, 99)
+    return {
+        "rows": len(ordered),
+        "mean": round(sum(ordered) / len(ordered)),
+        **{f"p{share}": ordered[min(len(ordered) - 1, share * len(ordered) // 100)] for share in shares},
+        "max": ordered[-1],
+    }
+
+
+def _fit(device: Device, found: Rehearsed, one: Cost) -> dict[str, Any]:
+    """Whether the plan fits a device, and how many of the longest rows would."""
+    rows = found.worst.rows
+    whole, alone = (cost.activations + cost.logits for cost in (found.cost, one))
+    each = (whole - alone) / (rows - 1) if rows > 1 else alone
+    fixed = found.memory.total - whole
+    most = math.floor((device.usable - fixed - alone) / each) + 1 if each > 0 else 0
+    return {
+        "device": device.name,
+        "memory": device.memory,
+        "fits": found.memory.total <= device.usable,
+        "batch_size": max(0, most),
+    }
+
+
+def _disk(recipe: Recipe, trainable: int) -> int:
+    """Checkpoints that are kept, the one being written, the best, and the model itself."""
+    checkpoint = trainable * _FLOAT32 * (1 + _MOMENTS)
+    return checkpoint * (recipe.save.keep + 1) + 2 * trainable * _FLOAT32
+
+
+def refuse_quantised(recipe: Recipe) -> None:
+    """Say that 4- and 8-bit bases are not planned.
+
+    Raises:
+        NotPossibleError: The recipe asks for one.
+    """
+    if recipe.tune.kind == "qlora":
+        raise NotPossibleError(
+            "Quantised bases cannot be planned on the meta device.",
+            where=recipe.where("tune.kind"),
+            fix="plan with --tune lora and take three quarters of the language model's weights off",
+        )

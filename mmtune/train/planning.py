@@ -1,0 +1,60 @@
+"""``mmtune plan``: the checks of a run, its plan, and the probe that corrects it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mmtune.core.errors import NotPossibleError
+from mmtune.model.build import resolve_device
+from mmtune.train.devices import planned_device
+from mmtune.train.display import Display, LoggingDisplay
+from mmtune.train.plan import plan, refuse_quantised
+from mmtune.train.precision import choose_precision
+from mmtune.train.probe import probe
+from mmtune.train.recipe import Recipe, check_consistency, check_method_settings
+
+
+def planned(
+    recipe: Recipe,
+    verb: str = "finetune",
+    target: str = "auto",
+    *,
+    run_probe: bool = False,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Plan a run for a device.
+
+    Args:
+        target: A name of ``devices.CARDS``, ``cpu``, or ``auto`` for what the recipe's own device is here.
+        run_probe: Also load the model on this machine and train three steps on the largest micro-batch.
+
+    Raises:
+        UsageError: No such target.
+        NotPossibleError: A probe for a device that is not here, a quantised base, or a model that decides by values.
+        MMTuneError: Whatever the run itself would refuse.
+    """
+    check_consistency(recipe)
+    check_method_settings(recipe)
+    refuse_quantised(recipe)
+    device = planned_device(target, recipe.run.device)
+    here = target == "auto" or (target == "cpu" and recipe.run.device in ("auto", "cpu"))
+    if run_probe and not here:
+        raise NotPossibleError(
+            f"A probe runs on this machine, the plan is for '{target}'.", where="--probe", fix="--target auto"
+        )
+    precision = recipe.train.precision
+    if precision == "auto":
+        precision = "fp32" if device.kind == "cpu" else "bf16"
+        if target == "auto" and device.kind == "cuda":
+            precision = choose_precision("auto", torch.device("cuda"))
+    found, rehearsed = plan(recipe, verb, device, precision, display or LoggingDisplay())
+    if run_probe:
+        place = torch.device("cpu") if device.kind == "cpu" else resolve_device(recipe.run.device)
+        planned_bytes = rehearsed.memory.total
+        found["probe"] = probe(recipe, rehearsed.data, rehearsed.worst_rows, place, precision, planned_bytes)
+        found["memory"]["total"] = found["probe"]["peak_bytes"]
+        found["fits"] = found["memory"]["total"] <= device.usable
+        found["seconds_estimate"] = round(found["steps"] * found["probe"]["seconds_per_step"], 1)
+    return found

@@ -1,0 +1,115 @@
+"""Three real steps on the largest micro-batch, to correct what was planned."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+import psutil
+import torch
+
+from mmtune.core.errors import ResourceError
+from mmtune.model.batches import out_of_memory, to_device
+from mmtune.train.data_setup import Data
+from mmtune.train.feed import MicroBatch
+from mmtune.train.model_setup import make_model
+from mmtune.train.optim import make_optimizer, parameter_groups
+from mmtune.train.precision import make_accelerator, seed_everything
+from mmtune.train.recipe import Recipe
+
+_STEPS = 3
+_EVERY_S = 0.002
+
+
+class PeakMemory:
+    """The most memory that is used while it is entered, over what was used before: of the accelerator, or of the
+    process on the CPU, looked at every 2 ms.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._process = psutil.Process()
+        self._before = self._most = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def bytes(self) -> int:
+        """So far."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device)) - self._before
+        return self._most - self._before
+
+    def __enter__(self) -> PeakMemory:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = int(torch.cuda.memory_allocated(self._device))
+        else:
+            self._before = self._most = self._process.memory_info().rss
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread.is_alive():
+            self._over.set()
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(_EVERY_S):
+            self._most = max(self._most, self._process.memory_info().rss)
+
+
+def probe(
+    recipe: Recipe, data: Data, rows: list[int], device: torch.device, precision: str, planned_bytes: int
+) -> dict[str, Any]:
+    """Load the model and train three steps on some rows; nothing is written.
+
+    Args:
+        rows: Indexes into the data's mixture.
+        planned_bytes: What was expected, to be shown beside what is found.
+
+    Raises:
+        ResourceError: It does not fit, with the size that did not.
+    """
+    seed_everything(recipe.train)
+    with PeakMemory(device) as memory:
+        model, _ = make_model(recipe, precision, device)
+        groups = parameter_groups(model.roles(), recipe.train)
+        accelerator = make_accelerator(recipe, precision, device)
+        optimizer = accelerator.prepare_optimizer(make_optimizer(groups, recipe.train.betas))
+        found: MicroBatch = data.feed.encoding.collate([data.feed.encoding[row] for row in rows])
+        if found.batch is None:
+            raise found.rejected[0].error
+        inputs = {key: to_device(value, device) for key, value in found.batch.items() if key != "ids"}
+        model.train()
+        seconds = []
+        for _ in range(_STEPS):
+            start = time.perf_counter()
+            try:
+                with accelerator.autocast():
+                    loss = model(**inputs, target_logits_only=True).loss
+                accelerator.backward(loss)
+                optimizer.step()
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise ResourceError(
+                    f"{len(rows)} rows of {inputs['input_ids'].shape[1]} positions do not fit on {device}.",
+                    where="--probe",
+                    fix="--set train.gradient_checkpointing=true, or a smaller --batch-size",
+                ) from error
+            optimizer.zero_grad(set_to_none=True)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - start)
+    return {
+        "steps": _STEPS,
+        "seconds_per_step": round(min(seconds), 4),
+        "peak_bytes": memory.bytes,
+        "planned_bytes": planned_bytes,
+        "planned_over_measured": round(planned_bytes / max(memory.bytes, 1), 3),
+    }
