@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mmtune.core.errors import DataError
+from mmtune.core.errors import DataError, UsageError
 from mmtune.data.markers import GENERAL, LIST_KEYS
 from mmtune.data.sample import Media, Sample
 from mmtune.modalities.base import Modality
@@ -23,6 +23,24 @@ def modality_of(kind: str, modalities: Mapping[str, Modality]) -> str | None:
         return GENERAL[kind] if GENERAL[kind] in modalities else None
     fitting = [name for name, modality in modalities.items() if kind in modality.takes]
     return fitting[0] if len(fitting) == 1 else None
+
+
+def check_distinct(modalities: Mapping[str, Modality]) -> None:
+    """Refuse modalities that a text or row could not tell apart.
+
+    Raises:
+        UsageError: Two with one marker or one key of rows, as two encoders of the same kind have.
+    """
+    for name, modality in modalities.items():
+        for other, earlier in modalities.items():
+            if other == name:
+                break
+            if modality.marker == earlier.marker or modality.data_key == earlier.data_key:
+                raise UsageError(
+                    f"'{other}' and '{name}' are both told by {modality.marker} and '{modality.data_key}'.",
+                    where=f"model.encoders.{name}",
+                    fix="keep one of them, or register a kind with a marker of its own (examples/add_a_modality.py)",
+                )
 
 
 def keys_of(modalities: Mapping[str, Modality]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmtune.core.errors import MediaError, RecipeError, ShapeError
+from mmtune.core.errors import MediaError, RecipeError, ShapeError, UsageError
 from mmtune.data.sample import Media, Sample, Text, Turn
 from mmtune.modalities import MODALITIES
 from mmtune.modalities.image import ImageModality
@@ -205,3 +205,10 @@ def test_rows_together_are_prepared_in_one_call_and_equal_rows_alone(
         for name, raws in one.media.items():
             for left, right in zip(raws, other.media[name], strict=True):
                 assert torch.equal(left["pixel_values"], right["pixel_values"])
+
+
+def test_two_encoders_of_one_kind_cannot_be_told_apart(folders: tuple[str, str, str]) -> None:
+    twins = {"image": folders[1], "second": {"kind": "image", "source": folders[2]}}
+    with pytest.raises(UsageError, match="both told by <image>") as error:
+        build_model(base=folders[0], encoders=twins, method="multi_token")
+    assert error.value.where == "model.encoders.second"
