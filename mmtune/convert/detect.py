@@ -16,7 +16,8 @@ from mmtune.convert.meta_shards import is_meta_folder
 from mmtune.convert.openai_clip import is_clip_file
 from mmtune.convert.tensors import has_weights, open_folder
 from mmtune.core.errors import CheckpointError
-from mmtune.model.checkpoint import ADAPTER_FILE, LORA_FOLDER
+from mmtune.model.checkpoint import ADAPTER_FILE
+from mmtune.model.lora import LORA_FOLDER
 
 _PROJECTOR = re.compile(r"(?:^|\.)mm_projector\.(.+)$")
 _VLORA_ONLY = ("Bs", "pos_embed", "visual_proj.weight")

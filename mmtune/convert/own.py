@@ -19,8 +19,9 @@ from mmtune.convert.tensors import num_elements, open_folder
 from mmtune.convert.to_mmtune import FACTS, ORIGINAL
 from mmtune.core.errors import CheckpointError, NotPossibleError
 from mmtune.model.build import load
-from mmtune.model.checkpoint import LORA_FOLDER, read_config
+from mmtune.model.checkpoint import read_config
 from mmtune.model.configuration import MMTuneConfig
+from mmtune.model.lora import LORA_FOLDER
 from mmtune.model.sources import resolve_source
 
 _LANGUAGE = "language_model"

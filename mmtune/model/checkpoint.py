@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmtune.core.errors import CheckpointError
 from mmtune.model.configuration import MMTuneConfig
+from mmtune.model.lora import load_lora, save_lora, without_lora
 from mmtune.model.sources import relative_source
 from mmtune.model.weights import (
     LANGUAGE,
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from mmtune.model.modeling import MMTuneModel
 
 ADAPTER_FILE = "adapter.safetensors"
-LORA_FOLDER = "lora"
 LANGUAGE_FOLDER = "language_model"
 ENCODER_FOLDER = "encoders"
-_PEFT_PREFIX = "base_model.model."
 
 
 def read_config(folder: str | Path) -> MMTuneConfig:
@@ -90,18 +88,19 @@ def save_model(model: MMTuneModel, folder: str | Path, weights: Mapping[str, Ten
     else:
         config.base = {**config.base, "source": relative_source(config.base["source"], target)}
     config.base = {**config.base, "probe": probe(model, weights)}
+    roles = model.roles()
     for name, encoder in model.encoders.items():
         entry = dict(config.encoders[name])
-        if any(parameter.requires_grad for parameter in encoder.parameters()) or name in model.owned_encoders:
-            model.modalities[name].save_source(encoder, str(target / ENCODER_FOLDER / name))
+        if any(parameter.requires_grad for parameter in roles[f"encoder.{name}"]) or name in model.owned_encoders:
+            with without_lora(encoder):
+                model.modalities[name].save_source(encoder, str(target / ENCODER_FOLDER / name))
             entry.update(source=f"{ENCODER_FOLDER}/{name}", revision=None)
         else:
             entry.update(source=relative_source(entry["source"], target))
         config.encoders = {**config.encoders, name: entry}
     own = {name.removeprefix(METHOD): tensor for name, tensor in weights.items() if name.startswith(METHOD)}
     save_file(_plain(own), target / ADAPTER_FILE, metadata={"format": "pt"})
-    if model.lora_names:
-        _save_lora(model, target / LORA_FOLDER, weights)
+    save_lora(model, target, weights)
     config.save_pretrained(target)
 
 
@@ -124,17 +123,15 @@ def load_method_weights(method: nn.Module, path: Path) -> None:
     method.load_state_dict(weights)
 
 
-def load_lora(model: MMTuneModel, folder: Path) -> None:
-    """Inject and load a PEFT folder, name by name."""
-    config = LoraConfig.from_pretrained(str(folder))
-    model.inject_lora(config)
-    path = folder / "adapter_model.safetensors"
-    weights = {name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in read_tensors(path).items()}
-    owned = _lora_parameters(model)
-    _same_names(set(weights), set(owned), path)
-    with torch.no_grad():
-        for name, parameter in owned.items():
-            parameter.copy_(weights[name])
+def load_adapters(model: MMTuneModel, folder: Path, *, weights: bool = True) -> None:
+    """Load what a checkpoint has besides its base: the method and LoRA, or on the meta device only their shapes.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or its names or shapes are not those of the model.
+    """
+    if weights:
+        load_method_weights(model.method, folder / ADAPTER_FILE)
+    load_lora(model, folder, read_tensors if weights else None, _same_names)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -181,28 +178,6 @@ def check_probe(model: MMTuneModel, where: str) -> None:
             where=where,
             fix="give the original base, or restore it at the path that config.json names",
         )
-
-
-def _save_lora(model: MMTuneModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
-    folder.mkdir(exist_ok=True)
-    config = model.language_model.peft_config["default"]
-    config.save_pretrained(str(folder))
-    path = folder / "adapter_config.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values["target_modules"] = sorted(values["target_modules"])  # PEFT keeps a set, whose order changes from run to run
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    tensors = {f"{_PEFT_PREFIX}{_plain_name(name)}": weights[f"{LANGUAGE}{name}"] for name in model.lora_names}
-    save_file(_plain(tensors), folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def _lora_parameters(model: MMTuneModel) -> dict[str, nn.Parameter]:
-    named = model.language_model.named_parameters()
-    return {_plain_name(name): parameter for name, parameter in named if name in model.lora_names}
-
-
-def _plain_name(name: str) -> str:
-    """PEFT's files leave the adapter's name out."""
-    return name.replace(".default", "")
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from typing import Any
 from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from mmtune.core.config import Settings, parse_settings
 from mmtune.core.errors import UsageError, nearest
@@ -17,6 +16,7 @@ from mmtune.hosts.host import Host
 from mmtune.methods import METHODS
 from mmtune.methods.base import Method
 from mmtune.model.configuration import MMTuneConfig
+from mmtune.model.lora import ENCODER_PARTS, LANGUAGE_LINEAR, LANGUAGE_PART, targets_by_part
 
 
 class ModelParts:
@@ -26,7 +26,7 @@ class ModelParts:
     encoders: nn.ModuleDict
     method: Method
     host: Host
-    lora_names: frozenset[str]  # inside the language model; names, since sharing out replaces parameters
+    lora_names: frozenset[str]  # as in named_parameters; names, since sharing out replaces parameters
 
     @staticmethod
     def method_settings(config: MMTuneConfig) -> Settings:
@@ -35,12 +35,17 @@ class ModelParts:
 
     def roles(self) -> dict[str, list[nn.Parameter]]:
         """All parameters by role: the method's own roles, ``method``, ``language``, ``encoder``, ``lora``."""
-        named = dict(self.language_model.named_parameters())
-        encoders = {f"encoder.{name}": list(encoder.parameters()) for name, encoder in self.encoders.items()}
+        named: dict[str, nn.Parameter] = dict(self.named_parameters())  # type: ignore[attr-defined]
+
+        def of(part: str) -> list[nn.Parameter]:
+            prefix = f"{part}."
+            return [value for name, value in named.items() if name.startswith(prefix) and name not in self.lora_names]
+
+        encoders = {f"encoder.{name}": of(f"{ENCODER_PARTS}.{name}") for name in self.encoders}
         return {
             **self.method.roles(),
             "method": list(self.method.parameters()),
-            "language": [parameter for name, parameter in named.items() if name not in self.lora_names],
+            "language": of(LANGUAGE_PART),
             "lora": [parameter for name, parameter in named.items() if name in self.lora_names],
             "encoder": [parameter for parameters in encoders.values() for parameter in parameters],
             **encoders,
@@ -107,60 +112,49 @@ class ModelParts:
         rank: int = 64,
         alpha: float = 16,
         dropout: float = 0.05,
-        targets: str | Iterable[str] = "language-linear",
+        targets: str | list[str] = LANGUAGE_LINEAR,
         use_rslora: bool = False,
         use_dora: bool = False,
     ) -> None:
-        """Put LoRA on the language model's blocks, after the method's hooks and never on an encoder.
+        """Put LoRA into the blocks, after the method's hooks; on encoders only when they are asked for.
 
         Args:
-            targets: ``language-linear`` for every linear layer inside the blocks, or full module names.
+            targets: ``language-linear`` and ``encoder-linear`` for every linear map inside the blocks, or names of
+                linear modules of the language model.
+            use_rslora: Scale by alpha / sqrt(rank) (arXiv 2312.03732).
+            use_dora: Learn the length of each column apart from its direction (arXiv 2402.09353).
 
         Raises:
             UsageError: An unknown target.
         """
-        names = self._linear_names() if targets == "language-linear" else _listed(targets)
-        self.inject_lora(
-            LoraConfig(
+        for part, names in targets_by_part(self, targets).items():  # type: ignore[arg-type]
+            config = LoraConfig(
                 r=rank,
                 lora_alpha=alpha,  # type: ignore[arg-type]
                 lora_dropout=dropout,
                 target_modules=names,
                 use_rslora=use_rslora,
                 use_dora=use_dora,
-                task_type="CAUSAL_LM",
+                task_type="CAUSAL_LM" if part == LANGUAGE_PART else "FEATURE_EXTRACTION",
             )
-        )
+            self.inject_lora(config, part)
 
-    def inject_lora(self, config: LoraConfig) -> None:
-        """Inject a PEFT configuration into the language model and remember the new parameters."""
-        before = set(map(id, self.language_model.parameters()))  # PEFT gives the old ones new names
-        trained = [parameter for parameter in self.language_model.parameters() if parameter.requires_grad]
-        self.language_model.add_adapter(config)
+    def inject_lora(self, config: LoraConfig, part: str = LANGUAGE_PART) -> None:
+        """Inject a PEFT configuration into the language model or an encoder and remember the new parameters."""
+        module: Any = self.get_submodule(part)  # type: ignore[attr-defined]
+        before = set(map(id, module.parameters()))  # PEFT gives the old ones new names
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        module.add_adapter(config)
         for parameter in trained:  # PEFT freezes everything else; who trains what is decided by set_trainable
             parameter.requires_grad_(True)
-        named = self.language_model.named_parameters()
-        self.lora_names = frozenset(name for name, parameter in named if id(parameter) not in before)
-
-    def _linear_names(self) -> list[str]:
-        wanted = {id(module) for module in self.host.blocks().modules() if isinstance(module, (nn.Linear, Conv1D))}
-        return [name for name, module in self.language_model.named_modules() if id(module) in wanted]
+        named = module.named_parameters()
+        self.lora_names |= {f"{part}.{name}" for name, parameter in named if id(parameter) not in before}
 
     def checkpoint_language_model(self, options: Mapping[str, Any]) -> None:
         """Switch on gradient checkpointing in the language model, by the name that all supported versions have."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             self.language_model.gradient_checkpointing_enable(dict(options))
-
-
-def _listed(targets: str | Iterable[str]) -> list[str]:
-    if isinstance(targets, str):
-        raise UsageError(
-            f"Unknown LoRA targets '{targets}'. Allowed: language-linear, or a list of module names.",
-            where="tune.targets",
-            fix="use 'language-linear'",
-        )
-    return list(targets)
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
+
+from mmtune.model.lora import without_lora
 
 if TYPE_CHECKING:
     from mmtune.model.modeling import MMTuneModel
@@ -30,14 +30,10 @@ def written_weights(model: MMTuneModel, *, keep: bool = True) -> dict[str, Tenso
 
     Called by every process that has a share; tensors are empty where they are not kept. Encoders are never shared out.
     """
-    everything = saves_language_model(model)
-    lora = {f"{LANGUAGE}{name}" for name in model.lora_names}
-    probed = {f"{LANGUAGE}{name}" for name in probed_names(model)}
-    return {
-        name: whole(tensor, keep=keep)
-        for name, tensor in model.state_dict().items()
-        if name.startswith(METHOD) or name in lora or name in probed or (everything and name.startswith(LANGUAGE))
-    }
+    prefixes = (METHOD, LANGUAGE) if saves_language_model(model) else (METHOD,)
+    single = {*model.lora_names, *(f"{LANGUAGE}{name}" for name in probed_names(model))}
+    state = model.state_dict()
+    return {name: whole(state[name], keep=keep) for name in state if name.startswith(prefixes) or name in single}
 
 
 def whole(tensor: Tensor, *, keep: bool = True) -> Tensor:
@@ -52,9 +48,11 @@ def save_language_model(model: MMTuneModel, folder: Path, weights: Mapping[str, 
     """Write the language model in the layout of transformers, each tensor once, without LoRA."""
     named = {name.removeprefix(LANGUAGE): tensor for name, tensor in weights.items() if name.startswith(LANGUAGE)}
     tensors = {
-        name.replace(".base_layer.", "."): tensor for name, tensor in named.items() if name not in model.lora_names
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in named.items()
+        if f"{LANGUAGE}{name}" not in model.lora_names
     }
-    with _as_if_without_lora(model.language_model):
+    with without_lora(model.language_model):
         model.language_model.save_pretrained(folder, state_dict=tensors, max_shard_size=MAX_SHARD_SIZE)
 
 
@@ -69,14 +67,3 @@ def probed_names(model: MMTuneModel) -> list[str]:
     wanted = [model.host.input_embeddings.weight, *([] if found is None else [found])]
     names = {id(parameter): name for name, parameter in model.language_model.named_parameters()}
     return [names[id(parameter)] for parameter in wanted]
-
-
-@contextmanager
-def _as_if_without_lora(model: PreTrainedModel) -> Iterator[None]:
-    """Transformers saves nothing but the adapter of a model that has one."""
-    before = model.__dict__.get("_hf_peft_config_loaded", False)
-    model._hf_peft_config_loaded = False
-    try:
-        yield
-    finally:
-        model._hf_peft_config_loaded = before

@@ -68,7 +68,10 @@ def make_model(recipe: Recipe, precision: str, device: torch.device) -> tuple[MM
         _refuse_other_rank(recipe, model)
     elif tune.kind in ("lora", "qlora"):
         torch.manual_seed(recipe.train.seed)
-        model.add_lora(rank=tune.rank, alpha=tune.alpha, dropout=tune.dropout, targets=tune.targets)
+        model.add_lora(
+            rank=tune.rank, alpha=tune.alpha, dropout=tune.dropout, targets=tune.targets, use_rslora=tune.rslora,
+            use_dora=tune.dora,
+        )  # fmt: skip
         model.to(device)
     try:
         model.set_trainable(recipe.train.roles)

@@ -38,6 +38,8 @@ class TuneRecipe(Settings):
     alpha: float = Field(16, gt=0)
     dropout: float = Field(0.05, ge=0, lt=1)
     targets: str | list[str] = "language-linear"
+    rslora: bool = False
+    dora: bool = False
     bits: Literal[4, 8] | None = None
 
 

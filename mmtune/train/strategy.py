@@ -13,6 +13,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, 
 from torch.nn.parallel import DistributedDataParallel
 
 from mmtune.core.errors import NotPossibleError
+from mmtune.model.lora import ENCODER_LINEAR
 from mmtune.model.modeling import MMTuneModel
 from mmtune.train.launched import is_launched
 from mmtune.train.recipe import Recipe
@@ -41,7 +42,9 @@ def refuse_strategy(recipe: Recipe, precision: str) -> None:
         )
     if strategy == "fsdp" and recipe.tune.kind == "qlora":
         raise NotPossibleError("Quantised weights cannot be shared out.", where=where, fix="--set run.strategy=ddp")
-    if strategy == "fsdp" and any(role.partition(".")[0] == "encoder" for role in recipe.train.roles):
+    targets = [recipe.tune.targets] if isinstance(recipe.tune.targets, str) else recipe.tune.targets
+    on_encoders = recipe.tune.kind == "lora" and ENCODER_LINEAR in targets
+    if strategy == "fsdp" and (on_encoders or any(role.partition(".")[0] == "encoder" for role in recipe.train.roles)):
         fix = "--set run.strategy=ddp, or leave encoders out of train.roles"
         raise NotPossibleError("Encoders are not shared out, so FSDP does not train them.", where=where, fix=fix)
     if strategy == "fsdp" and precision == "fp16":
