@@ -37,6 +37,7 @@ _EXTRAS = {
     "video": ("av",),
     "quant": ("bitsandbytes",),
     "deepspeed": ("deepspeed",),
+    "lmms-eval": ("lmms_eval",),
     "download": ("img2dataset",),
 }
 _GIB = 1024**3

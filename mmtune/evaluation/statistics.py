@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 ROUNDS = 1000
-_CHUNK = 1 << 22  # entries drawn at once
 
 Array = NDArray[np.float64]
 
@@ -70,13 +69,12 @@ def bootstrap_of(
 def resampled_sums(statistics: Array, *, rounds: int = ROUNDS, seed: int = 0) -> Array:
     """The sums of ``C`` clusters drawn with replacement, once a round: ``[C, S]`` to ``[R, S]``."""
     generator = np.random.default_rng(seed)
-    count, width = statistics.shape
-    step = max(1, _CHUNK // (count * max(1, width)))
-    parts = [
-        statistics[generator.integers(count, size=(min(step, rounds - start), count))].sum(axis=1)
-        for start in range(0, rounds, step)
-    ]
-    return np.concatenate(parts)
+    count = len(statistics)
+    found = np.empty((rounds, statistics.shape[1]))
+    for number in range(rounds):
+        times = np.bincount(generator.integers(count, size=count), minlength=count)  # how often each is drawn, [C]
+        found[number] = times @ statistics
+    return found
 
 
 def by_cluster(statistics: Array, clusters: Sequence[Hashable]) -> Array:

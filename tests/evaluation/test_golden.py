@@ -179,7 +179,7 @@ FORMATS = {
 def test_other_formats(golden: Path, benchmark: str, name: str) -> None:
     """The same answers score the same whatever form the questions come in."""
     folder = golden / benchmark
-    official = benchmark == "pope" and name in ("llava_pope_test.jsonl", "coco")  # ids of their own
+    official = benchmark == "pope" and name == "coco"  # ids of their own
     if benchmark == "mme":
         pairs = zip(read_lines(folder / "llava_mme.jsonl"), read_lines(folder / "predictions.jsonl"), strict=True)
         rows = [{"question_id": row["question_id"], "text": given["prediction"]} for row, given in pairs]
@@ -194,7 +194,12 @@ def test_other_formats(golden: Path, benchmark: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("benchmark", "data"),
-    [("gqa", "llava_gqa_testdev_balanced.jsonl"), ("textvqa", "llava_textvqa_val_v051_ocr.jsonl"), ("textvqa", ".")],
+    [
+        ("gqa", "llava_gqa_testdev_balanced.jsonl"),
+        ("textvqa", "llava_textvqa_val_v051_ocr.jsonl"),
+        ("textvqa", "."),
+        ("pope", "llava_pope_test.jsonl"),
+    ],
 )
 def test_llava_answers(golden: Path, benchmark: str, data: str) -> None:
     folder = golden / benchmark
@@ -226,3 +231,8 @@ def test_questions_without_answers_say_what_is_missing(golden: Path, tmp_path: P
     lonely.write_bytes((golden / "mme" / "llava_mme.jsonl").read_bytes())
     with pytest.raises(DataError, match="questions without answers"):
         evaluate(benchmark="mme", data=lonely, predictions=golden / "mme" / "predictions.jsonl")
+
+
+def test_numbers_of_another_file_are_not_taken_for_the_official_ones(golden: Path) -> None:
+    with pytest.raises(DataError, match="132 of 132 rows have no prediction"):
+        evaluate(benchmark="pope", data=golden / "pope" / "coco", predictions=golden / "pope" / "predictions.jsonl")

@@ -154,6 +154,8 @@ def _official_table(samples: Sequence[Sample], hits: Sequence[int]) -> tuple[dic
     overall, intervals = mean_table(everything, hits, clusters)
     if overall["overall"] is None:
         raise DataError("There are no validation rows.", fix="give a table with the split 'validation'")
-    per_subject, _ = mean_table(subjects, hits, clusters)
-    per_domain, _ = mean_table(domains, hits, clusters)
-    return {"overall": overall["overall"], "per_subject": per_subject, "per_domain": per_domain}, intervals
+    found: dict[str, Any] = {"overall": overall["overall"]}
+    for table, groups in (("per_subject", subjects), ("per_domain", domains)):
+        found[table], more = mean_table(groups, hits, clusters)
+        intervals |= {f"{table}.{name}": interval for name, interval in more.items()}
+    return found, intervals

@@ -72,8 +72,9 @@ class POPE(PublicBenchmark):
         for row in value:
             name, plain = str(column(row, "question_id")), {**row, "question": row.get("text")}
             shown = [pictures.file(str(column(row, "image")), f"val2014/{row['image']}")]
+            # Numbers begin anew in each category's file, and are not those of VLMEvalKit's table.
             names = {"question_id": name}
-            found.append(_row(name, plain, shown, [category], row.get("label"), names))
+            found.append(_row(f"{category}-{name}", plain, shown, [category], row.get("label"), names))
         return found, []
 
     def main_score(self, scores: Mapping[str, Any]) -> tuple[str, float]:

@@ -160,6 +160,8 @@ def _asked(sample: Sample, row: Row, pictures: Pictures) -> Sample:
     shown = [pictures.file(str(row["image"]))] if row.get("image") else []
     asked = question(sample.id, str(row["text"]), shown)
     names = {**sample.extra.get("names", {}), "question_id": str(row["question_id"])}
+    if row.get("src_index") is not None:
+        names["index"] = str(row["src_index"])
     return replace(sample, turns=asked.turns, extra={**sample.extra, "names": names})
 
 
