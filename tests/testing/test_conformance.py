@@ -15,10 +15,19 @@ from mmtune.methods.base import Method
 from mmtune.modalities import MODALITIES
 from mmtune.modalities.image import ImageModality
 from mmtune.testing import check_method, check_modality
+from mmtune.testing.bench import pictures
+from mmtune.testing.encoders import TINY_ENCODERS
 from tests.testing import methods
 from tests.tiny import save_tiny_lm, save_tiny_vision
 
 SMALL: dict[str, Any] = {"rank": 4, "dim": 32, "depth": 1, "heads": 2, "every": 2}
+
+ALL_FOUR: list[tuple[str, dict[str, Any]]] = [
+    ("llava", {}),
+    ("lavin", {}),
+    ("multi_token", {}),
+    ("vlora", {**SMALL, "alpha": 4}),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -65,14 +74,14 @@ SINGLE_PRECISION = ["gemma2", "bloom", "mpt", "xglm", "mixtral"]  # they cannot 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("method", "settings"), [("llava", {}), ("lavin", {}), ("vlora", {**SMALL, "alpha": 4})])
+@pytest.mark.parametrize(("method", "settings"), ALL_FOUR)
 def test_methods_conform_on_other_language_models(family: str, method: str, settings: dict[str, Any]) -> None:
     check_method(method, settings, language_model=family)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [*MORE_FAMILIES, *SINGLE_PRECISION])
-@pytest.mark.parametrize(("method", "settings"), [("llava", {}), ("lavin", {}), ("vlora", {**SMALL, "alpha": 4})])
+@pytest.mark.parametrize(("method", "settings"), ALL_FOUR)
 def test_methods_conform_on_many_language_models(family: str, method: str, settings: dict[str, Any]) -> None:
     if (family, method) == ("olmo2", "lavin"):
         with pytest.raises(NotPossibleError, match="normalises after attention"):
@@ -82,7 +91,7 @@ def test_methods_conform_on_many_language_models(family: str, method: str, setti
     check_method(method, settings, language_model=family, dtype=dtype)
 
 
-@pytest.mark.parametrize(("method", "settings"), [("llava", {}), ("lavin", {}), ("vlora", SMALL)])
+@pytest.mark.parametrize(("method", "settings"), ALL_FOUR)
 def test_embeddings_may_be_narrower_than_the_layers(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
     """As in OPT 350m, whose embeddings are projected to the width of its layers."""
     base = save_tiny_lm(tmp_path, "opt", word_embed_proj_dim=16)
@@ -110,6 +119,30 @@ def test_faults_are_named(method: type[Method], broken: str) -> None:
         check_method(method)
     assert caught.value.exit_code == 7
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("kind", ["siglip", "dinov2"])
+@pytest.mark.parametrize(("method", "settings"), ALL_FOUR)
+def test_methods_conform_on_other_encoders(kind: str, method: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    check_method(method, settings, encoders={"image": save_tiny_vision(tmp_path, kind)})
+
+
+@pytest.mark.parametrize("method", ["llava", "multi_token"])
+def test_methods_conform_with_every_kind_of_media_in_one_batch(method: str, tmp_path: Path) -> None:
+    """A row shows an item of each, two of each, or none."""
+    kinds = ("audio", "document", "embedding", "video")
+    encoders = {name: TINY_ENCODERS[name].save(tmp_path / name) for name in kinds}
+    items = {name: TINY_ENCODERS[name].items() for name in kinds}
+    check_method(
+        method,
+        encoders={"image": save_tiny_vision(tmp_path / "image"), **encoders},
+        items={"image": pictures(), **items},
+    )
+
+
+@pytest.mark.parametrize("name", sorted(TINY_ENCODERS))
+def test_modalities_conform_with_multi_token(name: str) -> None:
+    check_modality(name, method="multi_token")
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2"])
