@@ -47,6 +47,7 @@ def test_data(checkpoint: Path, tmp_path: Path) -> None:
     assert (found["rows"], found["rejected"], found["reasons"]) == (10, 1, {"empty_answer": 1})
     assert found["sources"][0]["without_media"] == 4
     assert found["outliers"]["most repeated answer"][0]["value"] == 6
+    assert all(len(rows) <= 5 for rows in found["outliers"].values())
     assert sum(found["histograms"]["turns"]["counts"]) == 10
     assert [strip.error for strip in strips] == [None] * 10
     longest = max(strip.positions for strip in strips)

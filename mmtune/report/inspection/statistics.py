@@ -36,7 +36,9 @@ def look_at(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     for row in _rows(folder, manifest):
         _count(row, found)
     outliers = {
-        name: [{"value": abs(value), "id": row_id, "source": source} for value, row_id, source in sorted(best)]
+        name: [
+            {"value": abs(value), "id": row_id, "source": source} for value, row_id, source in sorted(best)[:_EXTREMES]
+        ]
         for name, best in found.extremes.items()
     }
     outliers["most repeated answer"] = [
@@ -113,9 +115,8 @@ def _extreme(found: Found, name: str, value: float, row: Mapping[str, Any]) -> N
     """Keep the rows with the smallest values."""
     best = found.extremes.setdefault(name, [])
     best.append((value, row["id"], row["source"]))
-    if len(best) > 8 * _EXTREMES:
-        best.sort()
-    del best[_EXTREMES if len(best) > 8 * _EXTREMES else len(best) :]
+    if len(best) > 100 * _EXTREMES:
+        best[:] = sorted(best)[:_EXTREMES]
 
 
 def _summary(counts: Counter[str]) -> dict[str, Any]:
