@@ -13,6 +13,7 @@ from mmtune.model.build import build_model, load
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.model.quantised import quantisation
+from mmtune.train.optim import require_8bit
 from mmtune.train.precision import base_dtype
 from mmtune.train.recipe import Recipe
 
@@ -23,6 +24,8 @@ def refuse_impossible(recipe: Recipe, device: torch.device) -> None:
     Raises:
         NotPossibleError: Quantisation where there is none, or without its library.
     """
+    if recipe.train.optimizer == "adamw_8bit":
+        require_8bit()
     bits = bits_of(recipe)
     if bits is None:
         return

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import nn
 
-from mmtune.core.errors import NumericalError, RecipeError, nearest
+from mmtune.core.errors import MissingExtraError, NumericalError, RecipeError, nearest
 from mmtune.train.schema import TrainRecipe
 
 KNOWN_ROLES = frozenset(
@@ -90,15 +91,34 @@ def check_rate_names(roles: Mapping[str, Sequence[nn.Parameter]], train: TrainRe
         )
 
 
-def make_optimizer(groups: Sequence[Group], betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW over the groups, with the fused kernel where there is one."""
+def make_optimizer(groups: Sequence[Group], betas: tuple[float, float], kind: str = "adamw") -> torch.optim.Optimizer:
+    """AdamW over the groups, with the fused kernel where there is one, or with moments in 8 bits by bitsandbytes.
+
+    Raises:
+        MissingExtraError: ``adamw_8bit`` without bitsandbytes.
+    """
     parameters = [parameter for group in groups for parameter in group.parameters]
-    fused = all(p.device.type in ("cpu", "cuda") and p.dtype.is_floating_point for p in parameters)
     entries = [
         {"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": group.weight_decay}
         for group in groups
     ]
+    if kind == "adamw_8bit":
+        require_8bit()
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(entries, betas=betas, eps=1e-8)
+    fused = all(p.device.type in ("cpu", "cuda") and p.dtype.is_floating_point for p in parameters)
     return torch.optim.AdamW(entries, betas=betas, eps=1e-8, fused=fused)
+
+
+def require_8bit() -> None:
+    """Notice a missing library before a model is loaded.
+
+    Raises:
+        MissingExtraError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtraError("train.optimizer: adamw_8bit", "quant")
 
 
 def rate_multiplier(schedule: str, step: int, total: int, warmup_ratio: float) -> float:

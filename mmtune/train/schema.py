@@ -105,6 +105,7 @@ class TrainRecipe(Settings):
     warmup_ratio: float = Field(0.03, ge=0, le=1)
     warmup_epochs: float | None = Field(None, ge=0)
     weight_decay: float = Field(0.0, ge=0)
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float | None = Field(1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

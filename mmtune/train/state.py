@@ -12,7 +12,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,8 @@ def collect(model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool = 
     """Gather what several processes may share; called by all of them, kept by the one that writes."""
     weights = {name: _copied(parameter, keep) for name, parameter in _trained(model).items()}
     state = optimizer.state_dict()["state"]
-    moments = {f"{i}.{key}": _copied(value, keep) for i, entry in state.items() for key, value in entry.items()}
-    return Contents(weights, moments)
+    moments = {f"{i}.{key}": _copied(value, keep) for i, entry in state.items() for key, value in _flat(entry)}
+    return Contents(weights, _unshared(moments))
 
 
 def save_checkpoint(root: Path, step: int, contents: Contents, state: Mapping[str, Any], *, keep: int) -> Path:
@@ -195,12 +195,36 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
+        index, *path, key = name.split(".")
         parameter = parameters[int(index)]
-        state.setdefault(int(index), {})[key] = _like(parameter, tensor) if tensor.shape == parameter.shape else tensor
+        entry: dict[str, Any] = state.setdefault(int(index), {})
+        for part in path:
+            entry = entry.setdefault(part, {})
+        is_number = tensor.dtype == torch.int64 and tensor.ndim == 0
+        shared = _like(parameter, tensor) if tensor.shape == parameter.shape else tensor
+        entry[key] = int(tensor) if is_number else shared
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _flat(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """An optimizer's state of one parameter as tensors: some optimizers nest theirs, some count in plain numbers."""
+    for key, value in entry.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, Tensor) else torch.tensor(value)
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tables that an optimizer has once for all parameters are written with each: files hold no shared tensors."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return found
 
 
 def _copied(tensor: Tensor, keep: bool) -> Tensor:

@@ -50,7 +50,7 @@ class Stepper:
     ) -> None:
         self._train, self._model, self._wrapped = train, model, wrapped
         self._accelerator, self._team, self._run = accelerator, team, run
-        self.optimizer = accelerator.prepare_optimizer(make_optimizer(groups, train.betas))
+        self.optimizer = accelerator.prepare_optimizer(make_optimizer(groups, train.betas, train.optimizer))
         self._parameters = [parameter for group in groups for parameter in group.parameters]
         self._overflows = 0
         self._device = model.device

@@ -24,8 +24,8 @@ def refuse_strategy(recipe: Recipe, precision: str) -> None:
     """Say no to what this way of sharing cannot do, before anything is loaded.
 
     Raises:
-        NotPossibleError: DeepSpeed, a quantised or a float16 model in shares, offloading without shares, or a launcher
-            that is set up for another engine.
+        NotPossibleError: DeepSpeed; a quantised, 8-bit or float16 model or an encoder in shares; offloading without
+            shares; a launcher that is set up for another engine.
     """
     strategy, where = recipe.run.strategy, recipe.where("run.strategy")
     if strategy in ("zero2", "zero3"):
@@ -47,6 +47,9 @@ def refuse_strategy(recipe: Recipe, precision: str) -> None:
     if strategy == "fsdp" and (on_encoders or any(role.partition(".")[0] == "encoder" for role in recipe.train.roles)):
         fix = "--set run.strategy=ddp, or leave encoders out of train.roles"
         raise NotPossibleError("Encoders are not shared out, so FSDP does not train them.", where=where, fix=fix)
+    if strategy == "fsdp" and recipe.train.optimizer != "adamw":
+        fix = "--set train.optimizer=adamw, or --set run.strategy=ddp"
+        raise NotPossibleError("Moments in 8 bits cannot be shared out.", where=where, fix=fix)
     if strategy == "fsdp" and precision == "fp16":
         fix = "--set train.precision=bf16, or --set run.strategy=ddp"
         raise NotPossibleError("Shared weights do not train in fp16 here.", where=where, fix=fix)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -143,5 +144,32 @@ def test_a_signal_does_not_wait_for_the_end_of_a_long_step(
     assert len(calls) == 10
     assert train(wanted, output=tmp_path / "run")["resumed_from"] == 2
     train(wanted, output=tmp_path / "whole")
+    for path in sorted((tmp_path / "whole/model").rglob("*.safetensors")):
+        assert path.read_bytes() == (tmp_path / "run/model" / path.relative_to(tmp_path / "whole/model")).read_bytes()
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+@pytest.mark.parametrize("changes", [{"tune__kind": "qlora"}, {"train__optimizer": "adamw_8bit", "tune__kind": "lora"}])
+def test_few_bits_learn_and_go_on(
+    changes: dict[str, Any], recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.tiny import save_tiny_lm
+
+    base = save_tiny_lm(tmp_path / "lm", hidden_size=64, intermediate_size=64, head_dim=16)
+    wanted = recipe(**changes, model__base=base, save__every_steps=4)
+    whole = train(wanted, output=tmp_path / "whole")
+    assert whole["loss"]["last"] < whole["loss"]["first"]
+    original = Stepper.update
+
+    def fail(self: Stepper, batches: Any, targets: int, number: int, *more: Any) -> Any:
+        if number == 7:
+            raise RuntimeError("lost")
+        return original(self, batches, targets, number, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "update", fail)
+        with pytest.raises(RuntimeError):
+            train(wanted, output=tmp_path / "run")
+    assert train(wanted, output=tmp_path / "run")["resumed_from"] == 4
     for path in sorted((tmp_path / "whole/model").rglob("*.safetensors")):
         assert path.read_bytes() == (tmp_path / "run/model" / path.relative_to(tmp_path / "whole/model")).read_bytes()
