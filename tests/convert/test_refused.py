@@ -342,9 +342,10 @@ def test_options_that_are_refused(llava: Path) -> None:
     refuse(llava, UsageError, from_format="llavva")
     refuse(llava, UsageError, settings={"colour": 1})
     refuse(llava, UsageError, encoders={"audio": "x"})
-    refuse(llava, NotPossibleError, to="hf")
     refuse(llava, NotPossibleError, to="merged")
-    refuse(llava, NotPossibleError, from_format="lavin")
+    refuse(llava, NotPossibleError, to="vlora")
+    refuse(llava, NotPossibleError, to="meta-llama")
+    refuse(llava, from_format="meta-llama")
     assert "visual_proj" in refuse(llava, from_format="vlora").message
 
 
@@ -369,9 +370,11 @@ def test_a_folder_without_a_checkpoint_names_what_is_there(tmp_path: Path) -> No
     assert "notes.txt" in refuse(source).message
 
 
-def test_a_plain_language_model_is_for_a_later_version(tmp_path: Path) -> None:
+def test_incomplete_models_of_transformers(tmp_path: Path) -> None:
     source = tmp_path / "llm"
     save_weights(source, {"model.norm.weight": torch.ones(2)})
-    for config in ({"model_type": "llama"}, {"model_type": "llava", "vision_config": {}}):
+    for config in ({"model_type": "llama"}, {"model_type": "llava", "vision_config": {}}, {"model_type": "clip"}):
         write_json(source / "config.json", config)
-        assert "not part of this version" in refuse(source, NotPossibleError).message
+        refuse(source)
+    write_json(source / "config.json", {"model_type": "qwen2_vl", "vision_config": {}})
+    refuse(source, NotPossibleError)
