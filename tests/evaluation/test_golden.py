@@ -161,7 +161,11 @@ def test_prompts(golden: Path, benchmark: str) -> None:
 
 FORMATS = {
     "mme": ["mme_test.parquet"],
-    "gqa": ["testdev_balanced_questions.json", "GQA_TestDev_Balanced.tsv"],
+    "gqa": [
+        "testdev_balanced_questions.json",
+        "GQA_TestDev_Balanced.tsv",
+        "gqa_testdev_balanced_instructions.parquet",
+    ],
     "coco_caption": ["COCO_VAL.tsv", "captions_val2014.json", "coco2014_cap_val.parquet"],
     "textvqa": ["TextVQA_0.5.1_val.json", "TextVQA_VAL.tsv", "textvqa_validation.parquet"],
     "vizwiz": ["val.json", "VizWiz.tsv", "llava_vizwiz_val.jsonl"],
@@ -211,9 +215,10 @@ def test_llava_seed_bench(golden: Path) -> None:
     folder = golden / "seedbench"
     printed = expected_scores(golden, "seedbench", "llava_convert_seed (exact equality)")
     lines = dict(line.rsplit(": ", 1) for line in printed)
-    for name in ("SEED-Bench.json", "llava-seed-bench.jsonl"):
+    for name in ("SEED-Bench.json", "llava-seed-bench.jsonl", "seedbench_test.parquet"):
         found = evaluate(benchmark="seedbench", data=folder / name, predictions=folder / "llava_answers.jsonl")
-        assert {name: f"{found['scores'][name]:.2f}%" for name in lines} == lines
+        wanted = lines if "parquet" not in name else {key: lines[key] for key in lines if "accuracy" in key}
+        assert {key: f"{found['scores'][key]:.2f}%" for key in wanted} == wanted
 
 
 @pytest.mark.parametrize("name", ["problems.json", "llava_test_CQM-A.json"])
@@ -236,3 +241,13 @@ def test_questions_without_answers_say_what_is_missing(golden: Path, tmp_path: P
 def test_numbers_of_another_file_are_not_taken_for_the_official_ones(golden: Path) -> None:
     with pytest.raises(DataError, match="132 of 132 rows have no prediction"):
         evaluate(benchmark="pope", data=golden / "pope" / "coco", predictions=golden / "pope" / "predictions.jsonl")
+
+
+def test_mmmu_from_hugging_face(golden: Path) -> None:
+    folder = golden / "mmmu"
+    found = evaluate(
+        benchmark="mmmu", data=folder / "mmmu_validation.parquet", predictions=folder / "predictions.jsonl"
+    )
+    expected = expected_scores(golden, "mmmu", "vlmevalkit")["validation"]
+    assert_equal(found["scores"]["validation"], expected)
+    assert found["n"] == 72

@@ -203,6 +203,23 @@ def test_mme_says_which_categories_are_missing(tmp_path: Path) -> None:
     assert half["scores"]["OCR"] == 100  # half a pair is no pair
 
 
+def test_hallusionbench_from_its_own_file(tmp_path: Path) -> None:
+    row = {"category": "VD", "subcategory": "map", "visual_input": "1", "set_id": "0", "question": "?"}
+    places = [("0", "0", "1"), ("1", "0", "0"), ("0", "1", "1")]
+    rows = [
+        {**row, "figure_id": figure, "question_id": asked, "gt_answer": gold, "filename": "./hallusion/VD/map.png"}
+        for figure, asked, gold in places
+    ]
+    rows.append({**row, "visual_input": "0", "figure_id": "9", "question_id": "9", "gt_answer": "0", "filename": None})
+    data = tmp_path / "HallusionBench.json"
+    data.write_text(json.dumps(rows))
+    said = {"VD_map_1_0_0_0": "Yes", "VD_map_1_0_1_0": "Yes", "VD_map_1_0_0_1": "Yes."}
+    given = write_lines(tmp_path / "p.jsonl", [{"index": name, "prediction": text} for name, text in said.items()])
+    found = evaluate(benchmark="hallusionbench", data=data, predictions=given)
+    overall = found["scores"]["Overall"]
+    assert (found["n"], overall["aAcc"], overall["fAcc"], overall["qAcc"]) == (3, pytest.approx(200 / 3), 50, 50)
+
+
 def test_official_results_are_read_too(tmp_path: Path) -> None:
     rows = [conversation("a?", "x", id="1"), conversation("b?", "y", id="2")]
     given = tmp_path / "results.json"

@@ -50,7 +50,9 @@ class MultipleChoice(PublicBenchmark):
         )
 
     def parquet_rows(self, rows: Sequence[Row], pictures: Pictures) -> list[Sample]:
-        return [self.tsv_row(row, pictures.cell(row.get("image"))) for row in rows]
+        """Rows of Hugging Face's tables, in which the text "nan" stands for an empty cell."""
+        cleared = [{name: None if cell == "nan" else cell for name, cell in row.items()} for row in rows]
+        return [self.tsv_row(row, pictures.cell(row.get("image"))) for row in cleared]
 
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> Scores:
         items = self.items(samples, records)
