@@ -18,7 +18,6 @@ WARNINGS: dict[str, str] = {
     "control_token": "the text holds what some tokenisers take for a control token; it is tokenised as plain text",
     "leading_answer": "the talk begins with an answer, which is left out",
     "duplicate": "an earlier row says the same about the same media",
-    "near_duplicate": "an earlier picture looks the same",
     "too_long": "the row has more positions than the model takes",
     "other_ending": "a picture was found under another ending",
     "cmyk": "a CMYK picture, converted to RGB",
