@@ -12,8 +12,8 @@ from mmtune.cli.tables import cell, duration, numeric, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
-    from rich.progress import Progress
 
+_WASTE = {"padding": "padding", "data_wait": "data wait"}  # shares of positions and of time
 PLAIN_SECONDS = 5.0  # between two plain lines
 
 
@@ -78,7 +78,7 @@ class RichDisplay(PlainDisplay):
 
         super().__init__(console)
         self._rich: RichConsole = RichConsole(file=console.stderr)
-        self._bar: Progress | None = None
+        self._bar: Any = None
         self._task: Any = None
 
     def phase(self, name: str) -> None:
@@ -92,7 +92,7 @@ class RichDisplay(PlainDisplay):
         self.end()
         super().start(total_steps, first_step)
         self._bar = _make_bar(self._rich)
-        self._task = self._bar.add_task(clean(self._phase), total=total_steps, completed=first_step, pace="")
+        self._task = self._bar.add_task(clean(self._phase), total=total_steps, completed=first_step)
         self._bar.start()
         self._console.printer = self.note  # log lines go above the bar
 
@@ -100,7 +100,8 @@ class RichDisplay(PlainDisplay):
         """Move the bar."""
         self._pace.advance(row)
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._pace.done, pace=self._pace.numbers())
+            self._bar.numbers = f"  {self._pace.numbers()}"
+            self._bar.update(self._task, completed=self._pace.done)
 
     def note(self, text: str) -> None:
         """Print above the bar."""
@@ -184,7 +185,7 @@ class Pace:
         self.done = int(row.get("step") or self.done + 1)
 
     def numbers(self) -> str:
-        """The loss and the rate, as far as they are known."""
+        """Loss, rates, waste and memory, as far as they are known."""
         row, parts = self._row, []
         if row.get("loss") is not None:
             parts.append(f"loss {row['loss']:.4f}")
@@ -193,6 +194,11 @@ class Pace:
             parts.append(f"{rate:.1f} samples/s")
         elif self.done - self._first > 1:
             parts.append(f"{self._rate():.1f} {_per_second(self._unit)}")
+        if row.get("tokens_per_second"):
+            parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+        parts += [f"{text} {row[key]:.0%}" for key, text in _WASTE.items() if row.get(key) is not None]
+        if row.get("memory_bytes"):
+            parts.append(f"memory {row['memory_bytes'] / 1e9:.1f} GB")
         return "  ".join(parts)
 
     def line(self) -> str:
@@ -211,20 +217,27 @@ def _per_second(unit: str) -> str:
     return f"{unit}/s" if unit.isupper() else f"{unit}s/s"
 
 
-def _make_bar(rich: RichConsole) -> Progress:
+def _make_bar(rich: RichConsole) -> Any:
+    """A bar with the time left, and the numbers of the last step in a line of their own."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as Left
+
+    class Bar(Progress):
+        numbers = ""
+
+        def get_renderables(self) -> Iterator[Any]:
+            yield self.make_tasks_table(self.tasks)
+            yield _text(self.numbers)
 
     columns = (
         TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("ETA", style="dim"),
         Left(),
     )
-    return Progress(*columns, console=rich, expand=True)
+    return Bar(*columns, console=rich, expand=True)
 
 
 def _text(value: str) -> Any:

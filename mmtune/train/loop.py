@@ -19,7 +19,7 @@ from mmtune.train.display import Display
 from mmtune.train.feed import MicroBatch
 from mmtune.train.guards import Watchdog
 from mmtune.train.interrupt import StopRequest
-from mmtune.train.metrics import Clock, MetricsFile, Totals
+from mmtune.train.metrics import Clock, MetricsFile, Totals, peak_memory_bytes
 from mmtune.train.optim import Group, epoch_multiplier, rate_multiplier, set_rates
 from mmtune.train.recipe import Recipe
 from mmtune.train.rejects import Ledger
@@ -234,6 +234,7 @@ class Loop:
             "tokens_per_second": round(counts.tokens / seconds, 2),
             "padding": round(1 - counts.tokens / max(1, counts.positions), 4),
             "data_wait": round(waited / seconds, 4),
+            "memory_bytes": peak_memory_bytes(self.device),
         }
         return row, counts.with_media > 0
 

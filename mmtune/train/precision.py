@@ -10,11 +10,12 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, set_seed
 
-from mmtune.core.errors import NotPossibleError, unknown_name
+from mmtune.core.errors import MissingExtraError, NotPossibleError, unknown_name
 from mmtune.train.layers import flat
 from mmtune.train.recipe import Recipe
 from mmtune.train.schema import TrainRecipe
 
+_TRACKER_EXTRAS = ("tensorboard", "wandb", "trackio", "mlflow")
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -90,5 +91,10 @@ def _check_trackers(recipe: Recipe) -> None:
         if name not in known:
             raise unknown_name("tracker", name, known, where=recipe.where("run.trackers"))
         if name not in installed:
-            where = recipe.where("run.trackers")
-            raise NotPossibleError(f"The tracker '{name}' is not installed.", where=where, fix=f"pip install {name}")
+            raise _not_installed(name, recipe.where("run.trackers"))
+
+
+def _not_installed(name: str, where: str) -> NotPossibleError:
+    if name in _TRACKER_EXTRAS:
+        return MissingExtraError(f"run.trackers: {name}", name)
+    return NotPossibleError(f"The tracker '{name}' is not installed.", where=where, fix=f"pip install {name}")

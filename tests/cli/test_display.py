@@ -18,6 +18,9 @@ ROWS = [
 ]
 
 
+WASTE = {"tokens_per_second": 1234.0, "padding": 0.07, "data_wait": 0.01, "memory_bytes": 2.5e9}
+
+
 class Terminal(io.StringIO):
     """A stream that claims to be a terminal."""
 
@@ -30,7 +33,7 @@ def play(display: Any) -> None:
     display.table("Components", ROWS)
     display.start(100, 40)
     for step in range(41, 101):
-        display.step({"step": step, "loss": 1.5, "samples_per_second": 20.0})
+        display.step({"step": step, "loss": 1.5, "samples_per_second": 20.0, **WASTE})
         if step == 50:
             logging.getLogger("mmtune.train").info("a log line")
     display.note("a note")
@@ -42,7 +45,8 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
         assert type(training_display(console)) is PlainDisplay
         play(PlainDisplay(console, seconds=0))
     shown = capsys.readouterr().err
-    assert "train: step 100/100 (100%)  loss 1.5000  20.0 samples/s" in shown
+    numbers = "loss 1.5000  20.0 samples/s  1,234 tokens/s  padding 7%  data wait 1%  memory 2.5 GB"
+    assert f"train: step 100/100 (100%)  {numbers}" in shown
     assert "  llm [x]     3,400,000  no" in shown
     assert "a log line\n" in shown
     assert shown.count("train: step") == 60
