@@ -67,7 +67,7 @@ def is_whole(path: Path) -> bool:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The data files of a path: itself, or those of a folder, by name.
+    """The data files of a path: itself, those of a folder, or all files of a folder that is one source.
 
     Raises:
         DataError: Nothing there, or nothing that is data.
@@ -78,6 +78,8 @@ def data_files(path: Path) -> list[Path]:
         raise DataError(f"No such file or folder: {path}", where=str(path), fix=_nearby(path))
     _refuse_prepared(path)
     found = data_names(path)
+    if is_whole(path) or (not found and find_reader(path).claims(path)):
+        return sorted(file for file in path.rglob("*") if file.is_file())
     if not found:
         raise DataError(
             f"The folder holds no {' or '.join(ENDINGS)} file.", where=str(path), fix="name the data file itself"

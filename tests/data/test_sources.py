@@ -15,6 +15,7 @@ import pytest
 
 from mmtune.core.errors import DataError, UsageError
 from mmtune.data.dataset import load_samples
+from mmtune.data.locate import data_files
 from mmtune.data.prepare import prepare
 from mmtune.data.sample import Sample
 from tests.data.rows import good_rows, picture, talk, write_json, write_lines
@@ -257,3 +258,10 @@ def test_a_mistyped_path_names_the_right_one(tmp_path: Path) -> None:
         assert str(tmp_path / "data" / "train.json") in str(raised.value.fix)
     with pytest.raises(UsageError, match="alpaca"):
         prepare([tmp_path / "data"], tmp_path / "out", format="alpacca")
+
+
+def test_files_of_a_folder_that_is_one_source(tmp_path: Path) -> None:
+    picture(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "a.txt").write_text("A cat.")
+    assert [file.name for file in data_files(tmp_path / "photos")] == ["a.png", "a.txt"]
+    assert len(load_samples(tmp_path / "photos", cache=tmp_path / "cache")) == 1
