@@ -88,7 +88,7 @@ def make_checkpoint(folder: Path, gigabytes: float) -> None:
 
 def values(rows: int, columns: int) -> Tensor:
     count = rows * columns
-    return BLOCK.repeat(-(-count // len(BLOCK)))[:count].view(rows, columns)
+    return BLOCK.repeat(-(-count // len(BLOCK)))[:count].view(rows, columns).clone()
 
 
 def copy(source: Path, target: Path) -> float:

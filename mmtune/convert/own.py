@@ -25,7 +25,7 @@ from mmtune.model.lora import LORA_FOLDER
 from mmtune.model.sources import resolve_source
 
 _LANGUAGE = "language_model"
-_SMALL = ("config.json", "generation_config.json")
+_ENCODER_LORA = "encoder_lora"
 
 
 def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch.dtype | None) -> Plan:
@@ -37,6 +37,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         ResourceError: A base or encoder is on the hub only, its weights are needed, and the hub is out of reach.
     """
     config = read_config(folder)
+    _refuse_encoder_lora(folder)
     has_lora = (folder / LORA_FOLDER).is_dir()
     if merge and not has_lora:
         raise _nothing_to_merge(config, folder)
@@ -65,9 +66,19 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         max_length=None,
         notes=(),
         sources=tuple(dict.fromkeys((folder, base.folder, *origins.values()))),
-        reference=OwnReference(folder, parts),
+        reference=OwnReference(folder, parts, dtype, lora if merge else None, stored),
         original=_original(folder),
     )
+
+
+def _refuse_encoder_lora(folder: Path) -> None:
+    """LoRA on encoders has no form in any other format yet, and must not be lost on the way."""
+    if (folder / _ENCODER_LORA).is_dir():
+        raise NotPossibleError(
+            "The folder holds LoRA on an encoder, which is not converted by this version.",
+            where=str(folder / _ENCODER_LORA),
+            fix="use the folder as it is, with --model",
+        )
 
 
 def _nothing_to_merge(config: MMTuneConfig, folder: Path) -> NotPossibleError:
@@ -160,13 +171,28 @@ def _original(folder: Path) -> OriginalFiles | None:
 class OwnReference:
     """The folder as ``mmtune.load`` reads it; what is compared with it is another system's layout."""
 
-    def __init__(self, folder: Path, parts: list[Part]) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, parts: list[Part], dtype: torch.dtype | None, merged: Lora | None, stored: torch.dtype
+    ) -> None:
+        self.folder, self.dtype, self.merged, self.stored = folder, dtype, merged, stored
         self.num_parameters = sum(num_elements(entry.shape) for part in parts for entry in part.entries)
 
     def load(self) -> None:
         """Bring the model into memory, in float32."""
         self.model, self.processor = load(self.folder, device="cpu", dtype="float32", attention="eager")
+        if self.merged is not None:
+            self._merge(self.merged, self.dtype or self.stored)
+        if self.dtype is not None:
+            for parameter in self.model.parameters():
+                parameter.data = parameter.data.to(self.dtype).float()
+
+    def _merge(self, lora: Lora, kind: torch.dtype) -> None:
+        """Fold the LoRA into the weights, each sum rounded as it is written."""
+        for module in lora.pairs:
+            weight = self.model.language_model.get_submodule(module).base_layer.weight
+            weight.data = (weight.data + lora.update(module)).to(kind).float()
+        for parameter in self.model.roles()["lora"]:
+            parameter.data.zero_()
 
     def release(self) -> None:
         """Let go of it again."""

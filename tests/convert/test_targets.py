@@ -252,3 +252,20 @@ def test_damaged_native_folders(tmp_path: Path, kind: str) -> None:
         convert(source, tmp_path / "out")
     assert caught.value.exit_code in (3, 4), caught.value
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_a_lora_on_a_half_precision_base(tmp_path: Path) -> None:
+    """The sum is rounded as the base is stored, which the check has to expect."""
+    source = tmp_path / "run"
+    for name in ("vision_tower", "base_llm"):
+        shutil.copytree(LLAVA / name, tmp_path / name)
+    state = load_file(tmp_path / "base_llm" / "model.safetensors")
+    halves = {name: tensor.bfloat16() for name, tensor in state.items()}
+    save_file(halves, tmp_path / "base_llm" / "model.safetensors")
+    shutil.copytree(LLAVA / "llava_lora", tmp_path / "lora")
+    convert(tmp_path / "lora", source, verify=False)
+    assert convert(source, tmp_path / "merged", to="merged")["verified"]["greedy_equal"] is True
+    assert convert(source, tmp_path / "hf", to="hf", dtype="float16")["verified"]["greedy_equal"] is True
+    (source / "encoder_lora").mkdir()
+    with pytest.raises(NotPossibleError, match="encoder"):
+        convert(source, tmp_path / "no", to="hf")
