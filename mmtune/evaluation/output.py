@@ -89,11 +89,12 @@ def _wrong(items: Sequence[Mapping[str, Any]], samples: Sequence[Sample]) -> lis
     by_id = {str(item.get("id")): item for item in items}
     in_order = items if len(items) == len(samples) else [by_id.get(sample.id, {}) for sample in samples]
     verdicts = list(zip(samples, in_order, strict=True))
-    wrong = [(sample, item) for sample, item in verdicts if _verdict(item) == 0]
+    wrong = [(sample, item) for sample, item in verdicts if verdict_of(item) == 0]
     return [wrong[at] for at in spread(_CARDS, len(wrong))]
 
 
-def _verdict(item: Mapping[str, Any]) -> Any:
+def verdict_of(item: Mapping[str, Any]) -> Any:
+    """What an item scored: 0 or 1, a share of the points, or None where rows have no verdict."""
     return next((item[name] for name in _VERDICTS if name in item), None)
 
 

@@ -13,6 +13,7 @@ from mmtune.data.sample import Sample
 from mmtune.evaluation.benchmarks import BENCHMARKS
 from mmtune.evaluation.benchmarks.base import Benchmark, Options, Place, Record, Scores, Table
 from mmtune.evaluation.collect import Job, Progress, collect, evaluation_key
+from mmtune.evaluation.contract import contract, main_score
 from mmtune.evaluation.fingerprint import files_sha256, model_fingerprint
 from mmtune.evaluation.output import make_folder, write_output
 from mmtune.evaluation.predictions import read_predictions
@@ -91,17 +92,22 @@ def evaluate(
     samples = table.samples
     task.check(samples)
     folder = make_folder(output)
-    ignored = 0
+    ignored, fingerprint = 0, None
     if predictions is not None:
+        decoding = None
         records, ignored = read_predictions(Path(predictions), samples, task)
     else:
         decoding = decoding or _default_decoding()
-        key = evaluation_key(task, sha, model_fingerprint(model), decoding)
+        fingerprint = model_fingerprint(model)
+        key = evaluation_key(task, sha, fingerprint, decoding)
         job = Job(decoding, batch_size, limits.max_failures, folder, key, progress, shard)
         records = collect(task, model, processor, samples, job)
     _check_complete(samples, records, limits)
-    facts = {"ignored_predictions": ignored, "model": model_name, "data_sha256": sha}
-    return _scored(task, table, records, folder, limits, facts)
+    facts = {"ignored_predictions": ignored, "model": model_name, "model_fingerprint": fingerprint, "data_sha256": sha}
+    if isinstance(data, str | Path):  # where the pictures are, for whoever shows them
+        facts |= {"data": str(data), "media_root": [str(root) for root in media_root]}
+    asked = (decoding, None if fingerprint is None else str(model.dtype).removeprefix("torch."))
+    return _scored(task, table, records, folder, limits, facts, asked)
 
 
 def _scored(
@@ -111,13 +117,20 @@ def _scored(
     folder: Path | None,
     limits: Limits,
     facts: Mapping[str, Any],
+    asked: tuple[Decoding | None, str | None],
 ) -> dict[str, Any]:
-    """The result of the rows that have records, written and checked against the limits."""
+    """The result of the rows that have records, written and checked against the limits.
+
+    Args:
+        asked: How the model was asked and in which dtype; None twice for given answers.
+    """
     rows = sorted(records)
     samples = [table.samples[row] for row in rows]
     scored = task.score(samples, [records[row] for row in rows])
     result = _result(task, scored, records, missing=len(table.samples) - len(rows))
+    terms = contract(task, scored, samples, str(facts["data_sha256"]), *asked)
     result |= {**facts, "output": str(folder) if folder else None}
+    result |= {"main_score": main_score(task, scored), "contract": terms}
     if folder:
         write_output(folder, result, scored, replace(table, samples=samples))
     _check_failed(records, limits)
