@@ -44,6 +44,9 @@ class Method(nn.Module, ABC):
     changes_encoders: ClassVar[bool] = False  # True: parameters live inside frozen encoders, gradients pass through
     modality_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # by modality; a recipe's own go before these
     check_settings: ClassVar[Mapping[str, Any]] = {}  # settings that suit the tiny model of mmtune.testing
+    no_packing: ClassVar[str | None] = (  # why rows cannot stand one behind the other in one long row; None: they can
+        "what it makes of media acts on a whole row of the batch, and a packed row holds several samples"
+    )
     lead: Lead | None = None  # not None: a sample has one item at most, at this place
 
     def __init__(self, settings: config.Settings, lm: Host, modalities: Mapping[str, Modality]) -> None:

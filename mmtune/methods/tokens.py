@@ -25,6 +25,8 @@ class TokenMethod(Method):
     where a language model scales its embeddings inside (Gemma), it scales them alike.
     """
 
+    no_packing = None
+
     def __init__(self, settings: config.Settings, lm: Host, modalities: Mapping[str, Modality]) -> None:
         super().__init__(settings, lm, modalities)
         self.projector = nn.ModuleDict(

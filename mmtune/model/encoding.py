@@ -189,6 +189,32 @@ def collate(
     return batch
 
 
+def packed(batch: Batch) -> Batch:
+    """The same rows one behind the other in a single row without padding; positions begin again with each.
+
+    Language models that build their own mask from such positions keep the rows apart.
+    """
+    real = batch["attention_mask"].bool()  # [B, T]
+    positions = real.long().cumsum(-1) - 1
+    ids = batch["input_ids"][real].unsqueeze(0)
+    labels = batch["labels"].clone()
+    labels.scatter_(1, real.long().argmax(-1, keepdim=True), IGNORED)  # nothing of the row before predicts a first one
+    found = Batch(
+        {
+            **batch,
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "labels": labels[real].unsqueeze(0),
+            "position_ids": positions[real].unsqueeze(0),
+        }
+    )
+    if "media" in batch:
+        found["media"] = {
+            name: {**inputs, "owner": torch.zeros_like(inputs["owner"])} for name, inputs in batch["media"].items()
+        }
+    return found
+
+
 def _padded(rows: Sequence[list[int]], length: int, value: int, side: str) -> Tensor:
     filled = torch.full((len(rows), length), value, dtype=torch.int64)
     for index, row in enumerate(rows):

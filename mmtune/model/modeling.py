@@ -95,7 +95,8 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             input_ids: ``[B, T]``; ids from ``host.vocab_size`` on are placeholders of media.
             attention_mask: ``[B, T]``, 1 at text and placeholders, 0 at padding on either side.
             labels: ``[B, T]``, -100 where nothing is learned; shifted here.
-            position_ids: ``[B, T]``; counted from the attention mask when absent.
+            position_ids: ``[B, T]``; counted from the attention mask when absent. Where they begin again within a row
+                and nothing is padded, several samples are packed into it.
             media: Modality name to its collated inputs, among them ``owner`` ``[N]``, the sample of each item.
             num_items_in_batch: Target tokens over all micro-batches of a step; the mean of this batch when absent.
             target_logits_only: With labels, run the LM head only where a target is predicted. Most positions of
@@ -142,6 +143,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         """Embed text, splice tokens, and count positions before masked slots vanish from the mask."""
         is_placeholder = input_ids >= self.host.vocab_size  # [B, T]
         embeddings = self.host.input_embeddings(input_ids.masked_fill(is_placeholder, 0))  # [B, T, H]
+        alone = position_ids is not None and (attention_mask is None or bool(attention_mask.all()))
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if position_ids is None:
@@ -156,6 +158,8 @@ class MMTuneModel(ModelParts, PreTrainedModel):
                     "The text has placeholders for which no media came with it.",
                     fix="pass the media of every modality with the input ids",
                 )
+        if alone and not self.method.masked_slots:  # positions that begin again keep packed rows apart, a mask hides it
+            return {"inputs_embeds": embeddings, "position_ids": position_ids}
         inputs = {"inputs_embeds": embeddings, "attention_mask": attention_mask}
         return {**inputs, "position_ids": position_ids} if self._takes_positions else inputs
 

@@ -50,6 +50,7 @@ class Batching:
         grouping: ``length`` puts rows of near length together, ``modality`` is the original LLaVA's order.
         tokens: Most positions of a micro-batch, padding included, in place of ``batch_size``.
         lengths: Of all rows; needed for grouping and for ``tokens``.
+        packed: Rows stand one behind the other, so that ``tokens`` holds as many as fit without padding.
     """
 
     batch_size: int
@@ -59,6 +60,7 @@ class Batching:
     tokens: int | None = None
     lengths: RowLengths | None = None
     seed: int = 0
+    packed: bool = False
 
     @property
     def varies(self) -> bool:
@@ -77,7 +79,10 @@ class Batching:
         if self.grouping == "modality":
             return _cut(self._as_original(order, lengths, epoch), self.batch_size)
         rows = self._sorted_in_parts(order, lengths) if self.grouping == "length" else order
-        found = _cut(rows, self.batch_size) if self.tokens is None else list(_within(rows, lengths, self.tokens))
+        if self.tokens is None:
+            found = _cut(rows, self.batch_size)
+        else:
+            found = list(_within(rows, lengths, self.tokens, self.packed))
         return found if self.grouping == "none" else self._shuffled(found, lengths, epoch)
 
     def share(self, batch: Sequence[int], rank: int) -> list[int]:
@@ -131,16 +136,18 @@ def padding_share(batches: Sequence[Sequence[int]], positions: NDArray[np.int64]
     return 1.0 - used / computed if computed else 0.0
 
 
-def _within(rows: Sequence[int], lengths: RowLengths, tokens: int) -> Iterator[list[int]]:
+def _within(rows: Sequence[int], lengths: RowLengths, tokens: int, packed: bool) -> Iterator[list[int]]:
     """Consecutive rows as long as neither the language model nor the encoders read more than ``tokens`` positions."""
     positions, media = lengths.positions, lengths.media
     batch: list[int] = []
-    longest = seen = 0
+    longest = seen = total = 0
     for row in rows:
-        longest, seen = max(longest, int(positions[row])), seen + int(media[row])
-        if batch and ((len(batch) + 1) * longest > tokens or seen > tokens):
+        length = int(positions[row])
+        longest, seen, total = max(longest, length), seen + int(media[row]), total + length
+        size = total if packed else (len(batch) + 1) * longest
+        if batch and (size > tokens or seen > tokens):
             yield batch
-            batch, longest, seen = [], int(positions[row]), int(media[row])
+            batch, longest, seen, total = [], length, int(media[row]), length
         batch.append(row)
     if batch:
         yield batch

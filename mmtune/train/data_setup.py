@@ -67,14 +67,17 @@ def make_data(
     cache = cache_folder(recipe.data.cache)
     measure = partial(measure_rows, mixture, tuple(prints), processor, options, cache)
     batching = _batching(recipe, mixture, measure, display)
-    feed = Feed(Encoding(mixture, processor, options, keep), mixture, batching, workers, device.type == "cuda")
+    packing = recipe.train.packing
+    encoding = Encoding(mixture, processor, options, keep, packing=packing)
+    feed = Feed(encoding, mixture, batching, workers, device.type == "cuda")
     checked = None
     if validation is not None and len(validation):
         fixed = Mixture([validation], [1.0], 0)
         prints.append(_fingerprint(validation))
         own = partial(measure_rows, fixed, prints[-1:], processor, options, cache)
         alone = replace(_batching(recipe, fixed, own, display), accumulation=1)
-        checked = Feed(Encoding(fixed, processor, options, _KEPT_BYTES // 4), fixed, alone, 0)
+        encoding = Encoding(fixed, processor, options, _KEPT_BYTES // 4, packing=packing)
+        checked = Feed(encoding, fixed, alone, 0)
     rejected = tuple(row.to_json() for table in tables for row in getattr(table, "rejected", ()))
     return Data(feed, checked, len(mixture), " ".join(prints), measure, rejected)
 
@@ -83,7 +86,7 @@ def _batching(recipe: Recipe, mixture: Mixture, measure: Callable[[], RowLengths
     """How the recipe puts rows together; rows are only measured where their length matters."""
     train = recipe.train
     grouping = train.grouping or ("none" if train.tokens_per_batch is None else "length")
-    plain = Batching(train.batch_size, train.accumulation, grouping=grouping, seed=train.seed)
+    plain = Batching(train.batch_size, train.accumulation, grouping=grouping, seed=train.seed, packed=train.packing)
     if grouping == "none" and train.tokens_per_batch is None:
         return plain
     display.phase("lengths")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmtune.core.errors import DataError
 from mmtune.data.sample import Sample
-from mmtune.model.encoding import Batch, Encoded
+from mmtune.model.encoding import Batch, Encoded, packed
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.train.batching import Batching
 from mmtune.train.team import share_of
@@ -96,11 +96,19 @@ class Encoding(Dataset):  # type: ignore[type-arg]
 
     Args:
         keep_bytes: Prepared media to keep in memory, so that later epochs need not open them again.
+        packing: Rows of a micro-batch stand one behind the other.
     """
 
     def __init__(
-        self, mixture: Mixture, processor: MMTuneProcessor, options: Mapping[str, Any], keep_bytes: int = 0
+        self,
+        mixture: Mixture,
+        processor: MMTuneProcessor,
+        options: Mapping[str, Any],
+        keep_bytes: int = 0,
+        *,
+        packing: bool = False,
     ) -> None:
+        self._packing = packing
         self._mixture = mixture
         self._processor = processor
         self._options = dict(options)
@@ -135,8 +143,9 @@ class Encoding(Dataset):  # type: ignore[type-arg]
         """Put rows together."""
         usable = [row for row in rows if isinstance(row, Encoded)]
         rejected = [row for row in rows if isinstance(row, Rejected)]
+        batch = self._processor.collate(usable) if usable else None
         return MicroBatch(
-            self._processor.collate(usable) if usable else None,
+            packed(batch) if batch is not None and self._packing else batch,
             rejected,
             truncated=sum(row.truncated > 0 for row in usable),
             dropped_turns=sum(row.dropped_turns for row in usable),

@@ -9,11 +9,12 @@ import torch
 from mmtune.core.errors import CheckpointError, NotPossibleError, RecipeError, UsageError
 from mmtune.core.registry import canonical
 from mmtune.modalities import MODALITIES
-from mmtune.model.build import build_model, load
+from mmtune.model.build import META, build_model, load
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.model.quantised import quantisation
 from mmtune.train.optim import require_8bit
+from mmtune.train.packing import check_language_model, refuse_method
 from mmtune.train.precision import base_dtype
 from mmtune.train.recipe import Recipe
 
@@ -22,8 +23,9 @@ def refuse_impossible(recipe: Recipe, device: torch.device) -> None:
     """Say no before anything is loaded.
 
     Raises:
-        NotPossibleError: Quantisation where there is none, or without its library.
+        NotPossibleError: Quantisation where there is none, or without its library; packing for a method that cannot.
     """
+    refuse_method(recipe)
     if recipe.train.optimizer == "adamw_8bit":
         require_8bit()
     bits = bits_of(recipe)
@@ -87,6 +89,8 @@ def make_model(recipe: Recipe, precision: str, device: torch.device) -> tuple[MM
             parameter.data = parameter.data.float()  # small updates vanish in 16 bits
     if recipe.train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+    if device != META:
+        check_language_model(recipe, model)
     return model, processor
 
 

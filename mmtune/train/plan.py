@@ -131,7 +131,7 @@ def rehearsed(
     model.to(dtype)
     cost = rehearse(model, worst, checkpointing=recipe.train.gradient_checkpointing)
     gradients = trainable * _FLOAT32
-    optimizer = trainable * _FLOAT32 * _MOMENTS
+    optimizer = trainable * _MOMENTS * (1 if recipe.train.optimizer == "adamw_8bit" else _FLOAT32)
     during = cost.with_gradients
     if recipe.train.accumulation > 1:  # gradients of earlier micro-batches are there all the time
         during = cost.activations + cost.logits + gradients

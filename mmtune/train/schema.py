@@ -86,11 +86,11 @@ class TrainRecipe(Settings):
     """The optimisation: what is trained, for how long and how fast.
 
     ``grouping`` is ``length`` for batches of rows of near length, ``modality`` for the order of the original LLaVA,
-    ``none`` for random ones; null is ``length`` with ``tokens_per_batch``, else ``none``. ``batch_size`` and
+    ``none`` for random ones; null is ``length`` with ``tokens_per_batch``, else ``none``. ``packing`` puts the rows of
+    a micro-batch one behind the other without padding, for methods whose media are tokens. ``batch_size`` and
     ``tokens_per_batch`` (positions, padding included) are those of a micro-batch over all processes. A single number
     for ``learning_rate`` changes only ``default`` of what a preset says, a table that has a ``default`` and more
-    replaces it. ``warmup_epochs`` stands in for ``warmup_ratio``: the rate then follows the epoch as a fraction, from
-    zero at the start.
+    replaces it.
     """
 
     roles: list[str] = Field(default_factory=lambda: ["method"], min_length=1)
@@ -99,6 +99,7 @@ class TrainRecipe(Settings):
     batch_size: int = Field(16, ge=1)
     tokens_per_batch: int | None = Field(None, ge=1)
     grouping: Literal["none", "length", "modality"] | None = None
+    packing: bool = False
     accumulation: int = Field(1, ge=1)
     learning_rate: dict[str, float] = Field(default_factory=lambda: {"default": 2e-4})
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
