@@ -147,6 +147,27 @@ def rotations(index: int, answers: str) -> list[dict[str, Any]]:
     return [choice(index + at * 1_000_000, answer=answer) for at, answer in enumerate(answers)]
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "file"),
+    [
+        ("pope", "mmmu/MMMU_DEV_VAL.tsv"),
+        ("seedbench", "mme/MME.tsv"),
+        ("textvqa", "pope/POPE.tsv"),
+        ("mmbench", "mme/MME.tsv"),
+    ],
+)
+def test_a_table_of_another_benchmark_is_refused(golden: Path, benchmark: str, file: str) -> None:
+    data = golden / file
+    with pytest.raises(DataError, match=f"no gold answer of the form that '{benchmark}' has"):
+        evaluate(benchmark=benchmark, data=data, predictions=data.parent / "predictions.jsonl")
+
+
+def test_json_of_another_benchmark_is_refused(golden: Path) -> None:
+    for file in ("coco_caption/captions_val2014.json", "scienceqa/problems.json", "vizwiz/val.json"):
+        with pytest.raises(DataError, match=r"of a form|of this form|has no"):
+            evaluate(benchmark="gqa", data=golden / file, predictions=golden / "gqa" / "predictions.jsonl")
+
+
 def test_an_incomplete_circle_is_left_out(tmp_path: Path) -> None:
     table = write_table(tmp_path / "MMBench_x.tsv", rotations(1, "AB") + rotations(2, "BA"))
     rows = [{"index": 1, "prediction": "A"}, {"index": 1000001, "prediction": "B"}, {"index": 2, "prediction": "B"}]

@@ -19,6 +19,11 @@ def golds_of(value: Any) -> list[str]:
     return [str(item["answer"]) if isinstance(item, Mapping) else str(item) for item in items]
 
 
+def has_annotators(sample: Sample) -> bool:
+    """Whether several people have answered; the measure leaves one of them out."""
+    return len(sample.extra.get("answer") or ()) > 1
+
+
 def annotated_items(
     samples: Sequence[Sample],
     records: Sequence[Record],

@@ -14,7 +14,7 @@ from mmtune.core.errors import DataError
 from mmtune.data.sample import Sample
 from mmtune.evaluation.benchmarks.base import Record, Scores
 from mmtune.evaluation.benchmarks.public import PublicBenchmark, column
-from mmtune.evaluation.benchmarks.yes_no import yes_no_items, yes_no_unknown
+from mmtune.evaluation.benchmarks.yes_no import has_yes_or_no, yes_no_items, yes_no_unknown
 from mmtune.evaluation.prompts import question
 from mmtune.evaluation.reading.pictures import Pictures, cluster_of
 from mmtune.evaluation.reading.tables import Row
@@ -58,6 +58,9 @@ class HallusionBench(PublicBenchmark):
             raise self._unknown("a JSON file")
         kept = [row for row in value if str(row.get("visual_input", "1")) != "0" and row.get("filename")]
         return [_official_row(row, [pictures.file(str(row["filename"]).removeprefix("./"))]) for row in kept], []
+
+    def has_gold(self, sample: Sample) -> bool:
+        return has_yes_or_no(sample)
 
     def main_score(self, scores: Mapping[str, Any]) -> tuple[str, float]:
         return "Overall.aAcc", float(scores["Overall"]["aAcc"])

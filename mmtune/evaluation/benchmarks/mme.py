@@ -15,7 +15,7 @@ import numpy as np
 from mmtune.data.sample import Sample
 from mmtune.evaluation.benchmarks.base import Record, Scores, said
 from mmtune.evaluation.benchmarks.public import PublicBenchmark, column
-from mmtune.evaluation.benchmarks.yes_no import yes_no_items, yes_no_unknown
+from mmtune.evaluation.benchmarks.yes_no import has_yes_or_no, yes_no_items, yes_no_unknown
 from mmtune.evaluation.prompts import question
 from mmtune.evaluation.reading.pictures import Pictures
 from mmtune.evaluation.reading.tables import Row
@@ -51,6 +51,9 @@ class MME(PublicBenchmark):
             _row(name, row, pictures.cell(row.get("image")), name, {"question_id": name})
             for name, row in zip(names, rows, strict=True)
         ]
+
+    def has_gold(self, sample: Sample) -> bool:
+        return has_yes_or_no(sample)
 
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> Scores:
         items = yes_no_items(samples, records)

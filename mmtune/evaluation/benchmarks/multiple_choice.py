@@ -59,6 +59,10 @@ class MultipleChoice(PublicBenchmark):
         scores, confidence = accuracy_tables(samples, [item["hit"] for item in items])
         return Scores(scores, items, confidence, uninferred(items))
 
+    def has_gold(self, sample: Sample) -> bool:
+        """Whether there are options, and the gold answer is a letter."""
+        return bool(sample.extra["options"]) and str(sample.extra["answer"]) in tuple(string.ascii_uppercase)
+
     def main_score(self, scores: Mapping[str, Any]) -> tuple[str, float]:
         """The overall share of the validation split, or else of the first one."""
         split = next((name for name in ("validation", "test", "dev") if name in scores), next(iter(scores)))

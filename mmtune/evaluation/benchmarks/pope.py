@@ -16,6 +16,7 @@ import numpy as np
 from mmtune.data.sample import Sample
 from mmtune.evaluation.benchmarks.base import Place, Record, Scores, Table, said
 from mmtune.evaluation.benchmarks.public import PublicBenchmark, column
+from mmtune.evaluation.benchmarks.yes_no import has_yes_or_no
 from mmtune.evaluation.prompts import question
 from mmtune.evaluation.reading.pictures import Pictures, cluster_of
 from mmtune.evaluation.reading.tables import Row
@@ -76,6 +77,9 @@ class POPE(PublicBenchmark):
             names = {"question_id": name}
             found.append(_row(f"{category}-{name}", plain, shown, [category], row.get("label"), names))
         return found, []
+
+    def has_gold(self, sample: Sample) -> bool:
+        return has_yes_or_no(sample)
 
     def main_score(self, scores: Mapping[str, Any]) -> tuple[str, float]:
         return "mean.f1", float(scores["mean"]["f1"])

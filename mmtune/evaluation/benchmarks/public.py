@@ -30,7 +30,20 @@ class PublicBenchmark(Benchmark):
     answer_names: ClassVar[tuple[str, ...]] = ()  # the files that hold their answers, where not the first of all files
 
     def read(self, place: Place) -> Table:
+        """The rows of a file in one of the formats that the benchmark comes in.
+
+        Raises:
+            DataError: No such file, or one of another form.
+        """
         path = data_file(place.path, (*self.file_names, *self.question_names), folder_name=self.name)
+        try:
+            return self._read(path, place)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # rows of another benchmark
+            message = f"The file is not of a form that '{self.name}' is read from ({type(error).__name__}: {error})."
+            fix = f"give one of: {', '.join((*self.file_names, *self.question_names))}"
+            raise DataError(message, where=str(path), fix=fix) from error
+
+    def _read(self, path: Path, place: Place) -> Table:
         pictures = Pictures(path.parent, place.media_root, look=place.look)
         if path.suffix == ".tsv":
             rows = _named(read_tsv(path, pandas_na=self.options.pandas_na))
@@ -95,14 +108,14 @@ class PublicBenchmark(Benchmark):
         yield from ask(model, processor, samples, decoding=decoding, batch_size=batch_size)
 
     def check(self, samples: Sequence[Sample]) -> None:
-        if self.submits and not any(self.has_gold(sample) for sample in samples):
+        if self.submits and not any(sample.extra.get("answer") for sample in samples):
             return
         for sample in samples:
             if not self.has_gold(sample):
                 raise DataError(
-                    "The row has no gold answer; nothing can be scored.",
+                    f"The row has no gold answer of the form that '{self.name}' has.",
                     where=place_of(sample),
-                    fix="give the split whose answers are public",
+                    fix="give the split whose answers are public, or check that the file is of this benchmark",
                 )
 
     def has_gold(self, sample: Sample) -> bool:
@@ -125,7 +138,7 @@ def column(row: Row, *names: str) -> Any:
         if row.get(name) is not None:
             return row[name]
     raise DataError(
-        f"The row has no '{names[0]}'; its columns: {', '.join(map(str, row)) or 'none'}.",
+        f"The row has no '{names[0]}'; it has: {', '.join(key for key in row if row[key] is not None) or 'nothing'}.",
         where=str(row.get("index", row.get("question_id", ""))) or None,
         fix="give a file in one of the formats of this benchmark",
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmtune.data.sample import Sample
-from mmtune.evaluation.benchmarks.annotated import annotated_items, golds_of
+from mmtune.evaluation.benchmarks.annotated import annotated_items, golds_of, has_annotators
 from mmtune.evaluation.benchmarks.base import Record, Scores
 from mmtune.evaluation.benchmarks.public import PublicBenchmark, column
 from mmtune.evaluation.prompts import question, short_answer_prompt
@@ -58,6 +58,9 @@ class TextVQA(PublicBenchmark):
         if not prompt or "question_id" not in row:
             return {}
         return {_BY_QUESTION: _picture_and_question(row["question_id"], str(prompt).split("\n")[0])}
+
+    def has_gold(self, sample: Sample) -> bool:
+        return has_annotators(sample)
 
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> Scores:
         def accuracy(text: str, golds: Sequence[str]) -> float:

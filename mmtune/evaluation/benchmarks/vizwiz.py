@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmtune.data.sample import Sample
-from mmtune.evaluation.benchmarks.annotated import annotated_items, golds_of, rounded_tables
+from mmtune.evaluation.benchmarks.annotated import annotated_items, golds_of, has_annotators, rounded_tables
 from mmtune.evaluation.benchmarks.base import Record, Scores
 from mmtune.evaluation.benchmarks.public import PublicBenchmark, column
 from mmtune.evaluation.prompts import SHORT_ANSWER, question
@@ -63,6 +63,9 @@ class VizWiz(PublicBenchmark):
         return question(
             id, prompt, pictures, answer=golds_of(answers), answer_type=kind, names=dict(names), cluster=id, type="x"
         )
+
+    def has_gold(self, sample: Sample) -> bool:
+        return has_annotators(sample)
 
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> Scores:
         items = annotated_items(samples, records, official, official_accuracy)

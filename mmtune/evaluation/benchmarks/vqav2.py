@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmtune.data.sample import Sample
-from mmtune.evaluation.benchmarks.annotated import annotated_items, golds_of, rounded_tables
+from mmtune.evaluation.benchmarks.annotated import annotated_items, golds_of, has_annotators, rounded_tables
 from mmtune.evaluation.benchmarks.base import Record, Scores, said
 from mmtune.evaluation.benchmarks.public import PublicBenchmark, beside, column
 from mmtune.evaluation.prompts import question, short_answer_prompt
@@ -52,6 +52,9 @@ class VQAv2(PublicBenchmark):
             file = f"COCO_{subset}_{int(column(row, 'image_id')):012d}.jpg"
             found.append(_row(row, asked, [pictures.file(file, f"{subset}/{file}", f"{row['image_id']}.jpg")]))
         return found, [other]
+
+    def has_gold(self, sample: Sample) -> bool:
+        return has_annotators(sample)
 
     def score(self, samples: Sequence[Sample], records: Sequence[Record]) -> Scores:
         items = annotated_items(samples, records, official, official_accuracy)

@@ -10,6 +10,11 @@ from mmtune.evaluation.benchmarks.base import Record, said
 from mmtune.evaluation.scorers.yes_no import UNKNOWN, vlmevalkit_yes_no
 
 
+def has_yes_or_no(sample: Sample) -> bool:
+    """Whether the gold answer is one of the two."""
+    return str(sample.extra.get("answer")).lower() in ("yes", "no")
+
+
 def yes_no_items(samples: Sequence[Sample], records: Sequence[Record]) -> list[dict[str, Any]]:
     """One verdict a row: ``Yes``, ``No`` or ``Unknown``, which is wrong."""
     return [_item(sample, record) for sample, record in zip(samples, records, strict=True)]
