@@ -61,14 +61,17 @@ def make_accelerator(recipe: Recipe, precision: str, device: torch.device) -> Ac
         cpu=device.type == "cpu",
         mixed_precision=_MIXED[precision],
         log_with=list(recipe.run.trackers) or None,
+        project_dir=".",  # asked for at once by trackers that write files; see start_trackers
         device_placement=False,
     )
 
 
 def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path) -> None:
     """Let trackers begin; those that write files do it inside the run's folder."""
-    accelerator.project_configuration.set_directories(str(folder))
-    accelerator.init_trackers("mmtune", config=flat(recipe.model_dump(mode="json")))
+    accelerator.project_configuration.project_dir = accelerator.project_configuration.logging_dir = str(folder)
+    settings = flat(recipe.model_dump(mode="json"))
+    plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in settings.items()}
+    accelerator.init_trackers("mmtune", config=plain)
 
 
 def seed_everything(train: TrainRecipe, *, rank: int = 0, step: int = 0) -> None:
