@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     CLIPImageProcessorPil,
@@ -57,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         model = build(case["base"], case["method"], Path(scratch))
         batch = make_batch(model, case["batch_size"], case["text"])
-        found = measure(model, batch, case)
+        found = {"operations": count_operations(model, batch), **measure(model, batch, case)}
         found["peak_memory_bytes"] = peak_rss() - before
         found["checkpoint_bytes"] = checkpoint_bytes(model, Path(scratch) / "checkpoint")
     found["parameters"] = {
@@ -155,6 +156,25 @@ def measure(model: MMTuneModel, batch: dict[str, Any], case: Mapping[str, Any]) 
         "forward_without_encoder": timed(read, case["steps"]),
         "positions": batch["input_ids"].shape[1],
     }
+
+
+class _Counting(TorchDispatchMode):
+    """Counts the tensor operations that run meanwhile, those of backward included."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count_operations(model: MMTuneModel, batch: dict[str, Any]) -> int:
+    """Tensor operations of forward and backward, which no other program can change."""
+    model.train()
+    with _Counting() as counting:
+        model(**batch).loss.backward()
+    model.zero_grad(set_to_none=True)
+    return counting.number
 
 
 def timed(work: Callable[[], None], times: int, warm_up: int = 1) -> dict[str, float]:

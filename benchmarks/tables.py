@@ -12,18 +12,11 @@ BASES = {"nano": "nano", "100m": "100M + ViT-B/16"}
 def render(results: Mapping[str, Any]) -> str:
     """Both tables, with what they were measured on and how to read them."""
     cases = results["cases"]
-    loads = [load for case in cases for load in case["load"]]
-    env = results["environment"]
-    machine = (
-        f"{env['processor']}, {env['cores']} cores ({env['threads']} used), {env['memory_gib']} GiB, {env['system']}; "
-        f"Python {env['python']}, torch {env['torch']}, transformers {env['transformers']}; commit {env['commit']}; "
-        f"{env['date']}; load average {min(loads):.1f} to {max(loads):.1f} on {env['cores']} cores meanwhile."
-    )
     return "\n".join(
         [
             "# Methods measured",
             "",
-            machine,
+            machine(results),
             "",
             "float32, only the method trained, random pictures and tokens, one process a case. Of several steps the",
             "fastest counts: other programs can only slow a step down. Where they share the cores, wall clock tells of",
@@ -42,6 +35,17 @@ def render(results: Mapping[str, Any]) -> str:
             *table(_ratio_rows(cases)),
             "",
         ]
+    )
+
+
+def machine(results: Mapping[str, Any]) -> str:
+    """The machine, its versions and its load as one line."""
+    loads = [load for case in results["cases"] for load in case["load"]]
+    env = results["environment"]
+    return (
+        f"{env['processor']}, {env['cores']} cores ({env['threads']} used), {env['memory_gib']} GiB, {env['system']}; "
+        f"Python {env['python']}, torch {env['torch']}, transformers {env['transformers']}; commit {env['commit']}; "
+        f"{env['date']}; load average {min(loads):.1f} to {max(loads):.1f} on {env['cores']} cores meanwhile."
     )
 
 
@@ -96,6 +100,7 @@ def _ratio(one: Mapping[str, Any], other: Mapping[str, Any], what: str) -> float
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Rows as the lines of a markdown table."""
     if not rows:
         return ["(nothing measured)"]
     head = list(rows[0])

@@ -1,11 +1,14 @@
-"""A batch is one call of the encoder and one of the method's own part for each modality, however many rows it has."""
+"""A batch is one call of the encoder and one of the method's own part for each modality, however many rows it has, and
+nothing else loops over rows either: a training step is so many tensor operations whatever their number."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmtune.testing.bench import open_bench, pictures
 from mmtune.testing.encoders import TINY_ENCODERS
@@ -30,6 +33,34 @@ def test_a_batch_of_any_size_is_one_call(method: str) -> None:
         calls.clear()
         bench.logits(bench.batch([bench.row(0, []), bench.row(1, [])]))
         assert not calls, "rows without media"
+
+
+class Operations(TorchDispatchMode):
+    """Counts the tensor operations that run meanwhile, those of backward included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", sorted(PARTS))
+def test_a_training_step_has_as_many_operations_for_any_number_of_rows(method: str) -> None:
+    counts = set()
+    with open_bench(method) as bench:
+        bench.model.set_trainable(["method"])
+        bench.model.train()
+        for times in (1, 2, 5):
+            batch = bench.batch(bench.ragged() * times)
+            with Operations() as operations:
+                bench.model(**batch).loss.backward()
+            counts.add(operations.number)
+            bench.model.zero_grad(set_to_none=True)
+    assert len(counts) == 1, counts
+    assert counts.pop() > 1000
 
 
 @pytest.mark.parametrize("method", ["llava", "multi_token"])
