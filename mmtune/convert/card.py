@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mmtune import __version__
 from mmtune.convert.layout import Layout
 from mmtune.convert.locate import is_hub_id
 from mmtune.convert.plan import PlainPlan, Plan
@@ -38,7 +38,7 @@ def write_card(
         head["base_model"] = base["source"]
     facts = {
         "Format": layout.to,
-        "Converted from": f"{plan.format} ({plan.form}) with mmtune {__version__}",
+        "Converted from": f"{plan.format} ({plan.form}) with mmtune {version('mmtune')}",
         **(_parts(plan) if isinstance(plan, Plan) else {}),
         "Parameters": f"{layout.num_parameters:,}",
         "Training data": _data(plan),

@@ -24,6 +24,7 @@ from mmtune.convert.writer import Entry, write_json
 from mmtune.core.errors import NotPossibleError
 from mmtune.model.processing import load_tokenizer
 from mmtune.model.templates import CHAT, TEMPLATES, TwoSeparators
+from mmtune.model.tokenization import PieceTokenizer
 
 IMAGE_TOKEN = "<image>"
 _ROUND = 64  # rows of the vocabulary, for tensor-parallel servers
@@ -63,12 +64,22 @@ def arrange_llava(plan: Plan, stage: Stage) -> Layout:
         documents["generation_config.json"] = language.documents["generation_config.json"]
     part = Part("", "model", tuple(entries), documents)
     template = _chat_template(plan.template, tokenizer)
-    notes = () if template else (f"Template '{plan.template}' has no form as a chat template; prompts are raw.",)
+    notes = [] if template else [f"Template '{plan.template}' has no form as a chat template; prompts are raw."]
+    if not _same_ids(tokenizer, image_id):
+        notes.append("transformers splits text behind a picture into other tokens than LLaVA's code does.")
 
     def finish(folder: Path) -> None:
         _write_processor(folder, tokenizer, settings, tower, template)
 
-    return Layout((part,), "hf-llava", HF, finish, notes=notes)
+    return Layout((part,), "hf-llava", HF, finish, notes=tuple(notes))
+
+
+def _same_ids(tokenizer: PreTrainedTokenizerBase, image_id: int) -> bool:
+    """Whether a prompt with the picture's token in it has the ids of its pieces, as LLaVA's code makes them."""
+    pieces, texts = PieceTokenizer(tokenizer), ("USER: ", "\nWhat is this? ASSISTANT:")
+    first, second = ([token.id for token in pieces.tokens(text)] for text in texts)
+    whole = tokenizer(IMAGE_TOKEN.join(texts))["input_ids"]
+    return list(whole) == [*pieces.opening, *first, image_id, *second]
 
 
 def _no_class(reason: str) -> NotPossibleError:
