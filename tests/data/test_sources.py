@@ -265,3 +265,15 @@ def test_files_of_a_folder_that_is_one_source(tmp_path: Path) -> None:
     (tmp_path / "photos" / "a.txt").write_text("A cat.")
     assert [file.name for file in data_files(tmp_path / "photos")] == ["a.png", "a.txt"]
     assert len(load_samples(tmp_path / "photos", cache=tmp_path / "cache")) == 1
+
+
+@pytest.mark.parametrize(("change", "reason"), [({"question": None}, "no_question"), ({"answer": 7}, "bad_answer")])
+def test_damaged_problems_of_scienceqa(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    problem = {"question": "Which?", "choices": ["a", "b"], "answer": 1, "hint": "", "lecture": "", "solution": "",
+               "image": None, "subject": "x", "grade": "grade2", "split": "train"}  # fmt: skip
+    problems = {"1": problem, "2": {**problem, **change}}
+    (tmp_path / "sqa").mkdir()
+    (tmp_path / "sqa" / "problems.json").write_text(json.dumps(problems))
+    (tmp_path / "sqa" / "pid_splits.json").write_text(json.dumps({"train": ["1", "2"], "val": [], "test": []}))
+    found = prepare([tmp_path / "sqa"], tmp_path / "out", max_bad_fraction=0.5)
+    assert (found["rows"], found["reasons"]) == (1, {reason: 1})
