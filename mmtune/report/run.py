@@ -105,6 +105,13 @@ def _figures(status: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
         {"name": "trained parameters", "value": status.get("trainable_parameters"), "kind": "count", "note": None},
         {"name": "time", "value": status.get("seconds"), "kind": "seconds", "note": _pace(status)},
     ]
+    memory = status.get("memory") or {}
+    if memory.get("measured_bytes"):
+        planned = memory.get("planned_bytes")
+        note = f"{planned / 2**20:,.0f} MiB were planned" if planned else None
+        found.append(
+            {"name": "memory, MiB", "value": round(memory["measured_bytes"] / 2**20), "kind": "count", "note": note}
+        )
     validation = [(row["validation_loss"], row["step"]) for row in rows if row.get("validation_loss") is not None]
     if validation:
         best, step = min(validation)

@@ -76,7 +76,7 @@ def plan(
         MMTuneError: Whatever the run itself would refuse.
     """
     found = rehearse_run(recipe, verb, precision, display)
-    one, mean = _row_costs(found, recipe)
+    one, mean = row_costs(found, recipe)
     steps, positions = _extent(recipe, found)
     per_position = found.cost.step_flops / (found.worst.rows * found.worst.positions)
     devices = [*([] if device.name in CARDS else [device]), *CARDS.values()]
@@ -121,15 +121,21 @@ def rehearse_run(recipe: Recipe, verb: str, precision: str, display: Display) ->
 def rehearsed(
     recipe: Recipe, precision: str, model: MMTuneModel, data: Data, lengths: RowLengths, rows: list[int], worst: Shape
 ) -> Rehearsed:
-    """Rehearse a step and sum up; the model is turned into the dtype that the step computes in."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    trainable = sum(parameter.numel() for parameter in trained)
+    """Rehearse a step and sum up."""
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    memory, cost = memory_of(recipe, precision, model, worst)
+    return Rehearsed(model, data, lengths, worst, rows, cost, memory, trainable)
+
+
+def memory_of(recipe: Recipe, precision: str, model: MMTuneModel, shape: Shape) -> tuple[Memory, Cost]:
+    """Memory of a step by kind; the model, on the meta device, is turned into the dtype that the step computes in."""
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     stored = sum(p.numel() * p.element_size() for p in model.parameters()) + _buffer_bytes(model)
     dtype = DTYPES[base_dtype(precision, [])]
     if dtype != torch.float32:
         stored += trainable * dtype.itemsize  # autocast's own copies, kept until the step is over
     model.to(dtype)
-    cost = rehearse(model, worst, checkpointing=recipe.train.gradient_checkpointing)
+    cost = rehearse(model, shape, checkpointing=recipe.train.gradient_checkpointing)
     gradients = trainable * _FLOAT32
     optimizer = trainable * _MOMENTS * (1 if recipe.train.optimizer == "adamw_8bit" else _FLOAT32)
     during = cost.with_gradients
@@ -144,7 +150,7 @@ def rehearsed(
         encoder=cost.encoder,
         total=stored + optimizer + max(during, gradients),
     )
-    return Rehearsed(model, data, lengths, worst, rows, cost, memory, trainable)
+    return memory, cost
 
 
 def _buffer_bytes(model: MMTuneModel) -> int:
@@ -176,7 +182,7 @@ def _shape(data: Data, lengths: RowLengths, rows: Sequence[int], processor: MMTu
     )
 
 
-def _row_costs(found: Rehearsed, recipe: Recipe) -> tuple[Cost, Cost]:
+def row_costs(found: Rehearsed, recipe: Recipe) -> tuple[Cost, Cost]:
     """Of the longest row alone, and of a row of mean length with the media that a row of the worst batch has."""
     worst = found.worst
     first = {name: (raw, [0] * max(1, len(owners) // worst.rows)) for name, (raw, owners) in worst.media.items()}

@@ -14,6 +14,7 @@ from mmtune.core.errors import DataError, Interruption, MMTuneError, NotPossible
 from mmtune.model.build import resolve_device
 from mmtune.train.data_setup import make_data
 from mmtune.train.display import Display, LoggingDisplay, RecordedDisplay, SilentDisplay
+from mmtune.train.foresight import foreseen, memory_in_use
 from mmtune.train.guards import Watchdog
 from mmtune.train.interrupt import StopRequest
 from mmtune.train.lock import RunLock
@@ -136,6 +137,7 @@ class Job:
         """Make model and data."""
         recipe = self.recipe
         seed_everything(recipe.train)
+        self.memory_before = memory_in_use(self.device)
         self.display.phase("model")
         if recipe.model.checkpoint is None and recipe.model.base == "nano":
             self.display.note("Base: the embedded nano language model (choose another with --base)")
@@ -190,6 +192,9 @@ class Job:
 
     def _finish(self, run: RunDirectory, loop: Loop, resumed_from: int | None) -> dict[str, Any]:
         result = {**self.result(run.folder, "completed", run, loop), "resumed_from": resumed_from}
+        result["memory"] = foreseen(
+            self.recipe, self.precision, self.data, self.processor, run.rows(), self.device, self.memory_before
+        )
         run.set_status("completed", verb=self.verb, **{key: value for key, value in result.items() if key != "status"})
         self._report(run)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mmtune.train.model_setup import make_model
 from mmtune.train.planning import planned
 from mmtune.train.recipe import Recipe
 from mmtune.train.rehearsal import Shape, rehearse
+from mmtune.train.run import train
 from tests.tiny import VOCAB_SIZE
 
 Make = Callable[..., Recipe]
@@ -142,3 +144,13 @@ def test_refusals(recipe: Make, tmp_path: Path) -> None:
         planned(recipe(), target="h200", run_probe=True)
     with pytest.raises(NotPossibleError, match="Quantised"):
         planned(recipe(tune__kind="qlora"), target="h200")
+
+
+def test_a_run_tells_what_was_planned_and_what_it_took(recipe: Make, tmp_path: Path) -> None:
+    found = train(recipe("vlora", data__template="vlora"), output=tmp_path / "run")["memory"]
+    assert found["planned_bytes"] > 0
+    assert found["measured_bytes"] >= 0
+    status = json.loads((tmp_path / "run/status.json").read_text())
+    assert status["memory"] == found
+    page = (tmp_path / "run/report.html").read_text()
+    assert "MiB were planned" in page or not found["measured_bytes"]

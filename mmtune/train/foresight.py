@@ -1,0 +1,71 @@
+"""What a run was expected to take beside what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psutil
+import torch
+
+from mmtune.core.errors import MMTuneError
+from mmtune.model.build import META
+from mmtune.model.processing import MMTuneProcessor
+from mmtune.train.data_setup import Data
+from mmtune.train.metrics import peak_memory_bytes
+from mmtune.train.model_setup import make_model
+from mmtune.train.plan import memory_of
+from mmtune.train.recipe import Recipe
+from mmtune.train.rehearsal import Shape
+
+_LOOKED_AT = 50  # rows of the data, to find what an item of each modality is
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes of this process on a device: allocated on an accelerator, resident on the CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)
+
+
+def foreseen(
+    recipe: Recipe,
+    precision: str,
+    data: Data,
+    processor: MMTuneProcessor,
+    rows: Sequence[Mapping[str, Any]],
+    device: torch.device,
+    before: int,
+) -> dict[str, Any]:
+    """Planned and measured growth of memory, in bytes; ``planned`` is None where nothing can be rehearsed.
+
+    Args:
+        rows: Of ``metrics.jsonl``; the largest step of them is rehearsed.
+        before: What was in use before the model was built.
+    """
+    measured = max(0, peak_memory_bytes(device) - before)
+    try:
+        shape = _largest(recipe, data, processor, rows)
+        model, _ = make_model(recipe, precision, META)
+        planned = memory_of(recipe, precision, model, shape)[0].total if shape is not None else None
+    except (MMTuneError, RuntimeError, NotImplementedError):  # a model that cannot be rehearsed is still a good run
+        planned = None
+    return {"planned_bytes": planned, "measured_bytes": measured}
+
+
+def _largest(recipe: Recipe, data: Data, processor: MMTuneProcessor, rows: Sequence[Mapping[str, Any]]) -> Shape | None:
+    """The mean micro-batch of the step with most positions, each row with the media of an ordinary one."""
+    steps = [row for row in rows if row.get("samples")]
+    if not steps:
+        return None
+    areas = [row["tokens"] / max(1e-6, 1.0 - row.get("padding", 0.0)) for row in steps]
+    step, area = max(zip(steps, areas, strict=True), key=lambda pair: pair[1])
+    parts = recipe.train.accumulation * recipe.run.num_processes
+    count = max(1, round(step["samples"] / parts))
+    media: dict[str, tuple[dict[str, Any], list[int]]] = {}
+    for index in range(min(_LOOKED_AT, len(data.feed.mixture))):
+        for item in data.feed.mixture.row(index).media:
+            if item.modality not in media:
+                media[item.modality] = (processor.modalities[item.modality].load(item.uri), list(range(count)))
+    positions = max(1, round(area / parts / count))
+    return Shape(count, positions, max(1, round(step["targets"] / parts)), media)
