@@ -29,7 +29,9 @@ def contract(
         samples: The rows that were scored.
         decoding: None for given answers, as is ``dtype``: nobody knows how they came about.
     """
-    settings = {} if decoding is None else {f"decoding.{name}": value for name, value in asdict(decoding).items()}
+    settings = (
+        {} if decoding is None else {f"decoding.{name}": _plain(value) for name, value in asdict(decoding).items()}
+    )
     return {
         "benchmark": task.name,
         "scorer": scored.scorer or task.scorer,
@@ -66,3 +68,8 @@ def main_score(task: Benchmark, scored: Scores) -> dict[str, Any] | None:
 def _prompts_sha256(samples: Sequence[Sample]) -> str:
     text = "\n".join(f"{sample.id}\0{prompt_hash(sample)}" for sample in samples)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value

@@ -133,7 +133,7 @@ def _write_page(folder: Path, result: Mapping[str, Any], cards: Sequence[tuple[S
 
     shown = []
     for sample, item in cards:
-        card = show(_drawable(sample), {"model": str(item.get("prediction", ""))}, {"model": False})
+        card = show(drawable(sample), {"model": str(item.get("prediction", ""))}, {"model": False})
         gold = item.get("gold")
         shown.append(replace(card, gold=", ".join(gold) if isinstance(gold, list) else str(gold)))
     title = f"{result['benchmark']}: {result['model'] or 'given answers'}"
@@ -143,7 +143,7 @@ def _write_page(folder: Path, result: Mapping[str, Any], cards: Sequence[tuple[S
     write_page(folder / "report.html", page)
 
 
-def _drawable(sample: Sample) -> Sample:
+def drawable(sample: Sample) -> Sample:
     """The row with pictures inside data URIs as bytes; a broken one is left as it is and not drawn."""
     return replace(sample, turns=tuple(Turn(turn.role, tuple(map(_part, turn.parts))) for turn in sample.turns))
 

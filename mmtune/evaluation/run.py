@@ -85,27 +85,22 @@ def evaluate(
         UsageError: An unknown benchmark, or a minimum for a benchmark that has none.
         NotPossibleError: A rule or a way of reading that the benchmark does not have.
     """
-    task = make_task(benchmark, options or Options())
-    limits = limits or Limits()
+    task, limits = make_task(benchmark, options or Options()), limits or Limits()
     _check_usage(task, model, predictions, limits)
     table, sha = _table(task, data, media_root, limit, look=predictions is None)
-    samples = table.samples
-    task.check(samples)
-    folder = make_folder(output)
-    ignored, fingerprint = 0, None
+    task.check(samples := table.samples)
+    folder, ignored, fingerprint = make_folder(output), 0, None
     if predictions is not None:
         decoding = None
         records, ignored = read_predictions(Path(predictions), samples, task)
     else:
-        decoding = decoding or _default_decoding()
-        fingerprint = model_fingerprint(model)
+        decoding, fingerprint = decoding or _default_decoding(), model_fingerprint(model)
         key = evaluation_key(task, sha, fingerprint, decoding)
         job = Job(decoding, batch_size, limits.max_failures, folder, key, progress, shard)
         records = collect(task, model, processor, samples, job)
     _check_complete(samples, records, limits)
     facts = {"ignored_predictions": ignored, "model": model_name, "model_fingerprint": fingerprint, "data_sha256": sha}
-    if isinstance(data, str | Path):  # where the pictures are, for whoever shows them
-        facts |= {"data": str(data), "media_root": [str(root) for root in media_root]}
+    facts |= _whereabouts(data, media_root)
     asked = (decoding, None if fingerprint is None else str(model.dtype).removeprefix("torch."))
     return _scored(task, table, records, folder, limits, facts, asked)
 
@@ -136,6 +131,13 @@ def _scored(
     _check_failed(records, limits)
     _check_score(task, scored, limits, result)
     return result
+
+
+def _whereabouts(data: str | Path | Sequence[Sample], media_root: Sequence[str | Path]) -> dict[str, Any]:
+    """Where rows and pictures are, for whoever shows them; nothing for samples in memory."""
+    if not isinstance(data, str | Path):
+        return {}
+    return {"data": str(data), "media_root": [str(root) for root in media_root]}
 
 
 def make_task(benchmark: str, options: Options) -> Benchmark:

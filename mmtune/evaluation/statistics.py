@@ -171,6 +171,20 @@ def mcnemar(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
     return {"only_first": only_first, "only_second": only_second, "p": p}
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values of several tests, corrected so that their whole family errs no more often than one of them.
+
+    Source:
+        Holm 1979, A simple sequentially rejective multiple test procedure.
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    found, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        found[place] = least
+    return found
+
+
 def _ratio(sums: Array) -> Array:
     """First column over second; NaN where the second is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
