@@ -41,6 +41,7 @@ class Method(nn.Module, ABC):
     masked_slots: ClassVar[bool] = False  # True: placeholders keep their position but nothing attends to them
     neutral_at_init: ClassVar[bool] = False  # True: a fresh method leaves the language model's answers unchanged
     perceives_text: ClassVar[bool] = False  # True: ``perceive`` has something to say of batches without media too
+    runs_language_model: ClassVar[bool] = False  # True: ``perceive`` calls the language model itself, before the others
     changes_encoders: ClassVar[bool] = False  # True: parameters live inside frozen encoders, gradients pass through
     modality_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # by modality; a recipe's own go before these
     check_settings: ClassVar[Mapping[str, Any]] = {}  # settings that suit the tiny model of mmtune.testing
@@ -74,6 +75,11 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def roles(self) -> Mapping[str, list[nn.Parameter]]:
         """The method's parameters by role: learning rates and freezing go by these names."""
+
+    @property
+    def couples_samples(self) -> bool:
+        """Whether what a sample gives depends on the others of its batch, so that batches have to keep their order."""
+        return False
 
     def decoding_shift(self, slots: Tensor) -> Tensor:
         """By how much ``positions="original"`` lowers decoding positions, ``[B]``, given the slots of each sample."""

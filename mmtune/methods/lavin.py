@@ -63,6 +63,7 @@ class LaVIN(Method):
     settings: LaVINSettings
     neutral_at_init = True
     perceives_text = True
+    runs_language_model = True
     changes_encoders = True
     modality_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "image": {"select": "taps", "tap_every": 4, "aspect": "stretch", "statistics": "imagenet"}
@@ -159,6 +160,11 @@ class LaVIN(Method):
         with self._slot.bind(Perception(decisions=decisions)):
             self._lm.model(inputs_embeds=token, attention_mask=mask, use_cache=False)
         return dict(decisions)  # a copy: checkpointed blocks run again in backward and would write into it
+
+    @property
+    def couples_samples(self) -> bool:
+        """With ``batch0`` the first sample's picture routes all others."""
+        return self.settings.routing == "batch0"
 
     def prompt_positions(self, positions: Tensor, mask: Tensor) -> Tensor:
         """The published decoding starts at the batch's shortest prompt, and all that follows stands one too early."""

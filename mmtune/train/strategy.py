@@ -77,7 +77,8 @@ def spread(model: MMTuneModel, recipe: Recipe, team: Team, device: torch.device)
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if recipe.run.offload else OffloadPolicy()
     # Encoders stay whole: a process whose rows have no media does not call them.
     kept = set(model.encoders.parameters())
-    for block in model.host.blocks():
+    # A block that runs twice before its backward would have lost its weights by then: such a model is one unit.
+    for block in () if model.method.runs_language_model else model.host.blocks():
         fully_shard(block, mesh=mesh, offload_policy=offload, ignored_params=kept)
     fully_shard(model, mesh=mesh, offload_policy=offload, ignored_params=kept)
     return model
