@@ -108,6 +108,9 @@ def answers(
 ) -> Iterator[tuple[int, Answer]]:
     """Answer samples in batches of similar length, padded on the left; greedy ids are those of batches of one.
 
+    With ``positions="original"``, or a method that couples the samples of a batch, batches keep the order of the input
+    and ids may depend on them, as in the published code.
+
     Args:
         model: An ``MMTuneModel``.
         processor: Its ``MMTuneProcessor``.
@@ -154,7 +157,9 @@ def _answer_window(
 
     # Rows near the limit of positions get fewer new tokens; only rows with the same limit share a batch.
     for limit in sorted({prompt.max_new_tokens for prompt in prompts}, reverse=True):
-        alike = sorted((p for p in prompts if p.max_new_tokens == limit), key=lambda p: (-p.length, p.index))
+        alike = [p for p in prompts if p.max_new_tokens == limit]
+        if not run.keeps_order:
+            alike.sort(key=lambda p: (-p.length, p.index))
         for prompt, given in halving(alike, batch_size, run.generate, give_up if on_error == "record" else None):
             yield prompt.index, given
 
@@ -173,6 +178,8 @@ class _Run:
         self.model, self.processor, self.decoding, self.on_token, self.seen = model, processor, decoding, on_token, seen
         self.tokenizer = processor.tokenizer
         self.limit: int | None = model.host.max_positions
+        # What the published code makes of a sample depends on its company: batches are then those of the input.
+        self.keeps_order = decoding.positions == "original" or model.method.couples_samples
         added = self.tokenizer.get_added_vocab()
         stop = (*decoding.stop, *processor.template_of(decoding.template).stop)
         self.eos_ids = _eos_ids(model, self.tokenizer) | {added[text] for text in stop if text in added}

@@ -188,7 +188,8 @@ class MMTuneProcessor:
         """Prepare prompts for ``generate``, as Hugging Face processors do.
 
         Args:
-            text: One prompt or several, exactly as the model shall see them, with a marker for each item.
+            text: One prompt or several, exactly as the model shall see them, with a marker for each item; a method that
+                has one place for media needs none where each prompt has its list.
             images: The items of all prompts in reading order, flat or one list a prompt.
             messages: One conversation (or several) in the OpenAI form instead of ``text``; the template renders it.
             media: Items of further modalities by their data key, for example ``audios=[…]``.
@@ -200,7 +201,8 @@ class MMTuneProcessor:
             DataError: Markers that do not match items, or messages that cannot be read.
             UsageError: Neither or both of ``text`` and ``messages``, or another tensor type than ``pt``.
         """
-        samples = samples_of_call(text, {"images": images, **media}, messages, self.modalities)
+        placed = self.lead is not None
+        samples = samples_of_call(text, {"images": images, **media}, messages, self.modalities, placed=placed)
         if return_tensors != "pt":
             raise UsageError(f"No tensors of type '{return_tensors}'.", fix='use return_tensors="pt"')
         chosen = template if messages is not None else "raw"

@@ -114,8 +114,13 @@ def samples_of_call(
     media: Mapping[str, Any],
     messages: Any,
     modalities: Mapping[str, Modality],
+    *,
+    placed: bool,
 ) -> list[Sample]:
     """The prompts of a processor call as samples.
+
+    Args:
+        placed: Whether the model has one place for media, where an item belongs without a marker.
 
     Raises:
         UsageError: Neither or both of text and messages, or media of a kind that the model does not take.
@@ -142,6 +147,8 @@ def samples_of_call(
     samples = []
     for index, prompt in enumerate(texts):
         queue = shared or MediaQueue(lists[index])
+        if placed and shared is None and not any(marker in prompt for marker in markers.values()):
+            prompt = "".join(markers[name] for name, items in lists[index].items() for _ in items) + prompt
         samples.append(Sample(str(index), (Turn("user", parts_of_text(prompt, queue, markers)),)))
         if shared is None:
             queue.finish()

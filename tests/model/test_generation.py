@@ -242,3 +242,26 @@ def test_a_second_question_about_the_same_picture_does_not_look_again(tiny: Any)
     for row, looks in ((first, 1), (second, 1), (third, 2), (conversation("no picture", id="t"), 2)):
         assert answer(*tiny, [row], decoding, seen=seen)[0].token_ids == answer(*tiny, [row], decoding)[0].token_ids
         assert seen.looks == looks
+
+
+@pytest.mark.parametrize(
+    ("settings", "positions", "in_order"),
+    [({}, "training", False), ({}, "original", True), ({"routing": "batch0"}, "training", True)],
+)
+def test_batches_keep_the_order_of_the_input_where_a_sample_depends_on_its_company(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], positions: str, in_order: bool
+) -> None:
+    base, vision = save_tiny_lm(tmp_path / "lm"), save_tiny_vision(tmp_path / "vision")
+    model, processor = build_model(base=base, encoders={"image": vision}, method="lavin", settings=settings)
+    samples = [conversation("why? " * (1 + index % 4), id=str(index)) for index in range(6)]
+    batches: list[list[str]] = []
+    collate = processor.collate
+
+    def watched(encoded: Any, **options: Any) -> Any:
+        batches.append([one.id for one in encoded])
+        return collate(encoded, **options)
+
+    monkeypatch.setattr(processor, "collate", watched)
+    found = answer(model, processor, samples, Decoding(max_new_tokens=2, positions=positions), batch_size=4)
+    assert [one.id for one in found] == list("012345")
+    assert (batches == [list("0123"), list("45")]) is in_order

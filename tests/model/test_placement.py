@@ -106,3 +106,14 @@ def test_the_place_survives_saving(processor: MMTuneProcessor, tmp_path: Path) -
     again = MMTuneProcessor.from_pretrained(tmp_path, modalities=processor.modalities)
     assert again.lead == processor.lead
     assert again.render_prompt(asked("What?")) == processor.render_prompt(asked("What?"))
+
+
+def test_a_call_needs_no_marker_where_each_prompt_has_its_list(processor: MMTuneProcessor) -> None:
+    marked = processor(text=["<image>What?", "Why?"], images=[[PICTURE], []])
+    assert (
+        processor(text=["What?", "Why?"], images=[[PICTURE], []])["input_ids"].tolist() == marked["input_ids"].tolist()
+    )
+    single = processor(text="What?", images=PICTURE)
+    assert single["input_ids"].tolist() == processor(text="<image>What?", images=PICTURE)["input_ids"].tolist()
+    with pytest.raises(DataError, match="1 image items, but 0 markers"):  # whose is it?
+        processor(text=["What?", "Why?"], images=[PICTURE])
