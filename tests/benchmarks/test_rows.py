@@ -20,7 +20,7 @@ def test_the_kept_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     operations = defaultdict(set)
     for case in results["cases"]:
         if case["batch_size"] == 1:
-            continue  # nothing is stretched along a batch of one, which saves a few
+            continue  # one row needs a few less
         operations[case["method"]].add(case["operations"])
     assert set(operations) == set(rows.METHODS)
     assert all(len(counts) == 1 for counts in operations.values())
