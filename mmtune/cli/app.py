@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmtune.cli.console import Console, ReaderGoneError, Result
-from mmtune.core.errors import MMTuneError, NotPossibleError, unknown_name
+from mmtune.core.errors import MMTuneError, unknown_name
 
 VERBS: dict[str, tuple[str, str]] = {
     "quickstart": ("mmtune.cli.quickstart", "See it all work in minutes, offline: data, training, evaluation, report."),
@@ -26,12 +26,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("mmtune.cli.generate", "Ask a model about pictures."),
     "chat": ("mmtune.cli.chat", "Talk with a model about pictures in the terminal."),
     "eval": ("mmtune.cli.eval", "Score a model on a benchmark or on data of your own."),
+    "compare": ("mmtune.cli.compare", "Put finished runs side by side: budget, scores, costs, and a page."),
     "inspect": ("mmtune.cli.inspect", "Look at data, a checkpoint or a run: numbers, and a page."),
     "presets": ("mmtune.cli.presets", "List the published recipes, or print one."),
     "doctor": ("mmtune.cli.doctor", "Check this installation: devices, disk, extras, network."),
-}
-PLANNED = {
-    "compare": "put the `report.html` of the runs side by side",
 }
 # Verbs whose second call goes on where the first was stopped, and the option without which nothing is kept.
 RESUMABLE: dict[str, str | None] = {
@@ -108,8 +106,6 @@ def _run(console: Console, verb: str, arguments: list[str]) -> Result:
         from mmtune import __version__
 
         return Result({"version": __version__}, f"mmtune {__version__}")
-    if verb in PLANNED:
-        raise NotPossibleError(f"`mmtune {verb}` is not part of this version.", where="verb", fix=PLANNED[verb])
     if verb not in VERBS:
         kind = "option" if verb.startswith("-") else "verb"
         raise unknown_name(kind, verb, [*VERBS] if kind == "verb" else ["--help", "--version"], where="command line")

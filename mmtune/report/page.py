@@ -36,6 +36,7 @@ def render(template: str, **values: Any) -> str:
         "seconds": format_seconds,
         "bytes": format_bytes,
         "value": format_value,
+        "score": format_score,
     }
     return environment.get_template(template).render(**values)
 
@@ -116,6 +117,21 @@ def format_bytes(size: float | None) -> str:
         if size >= limit:
             return f"{size / limit:.3g}{_GAP}{unit}"
     return f"{size:.0f}{_GAP}B"
+
+
+def format_score(value: float | None) -> str:
+    """A score: four significant digits are all that an interval leaves."""
+    return "–" if value is None else f"{value:.4g}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def format_flops(number: float | None) -> str:
+    """Operations: ``98.0 MFLOP``, ``1.25 TFLOP``."""
+    if number is None:
+        return "–"
+    for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if number >= limit:
+            return f"{number / limit:.3g}{_GAP}{unit}FLOP"
+    return f"{number:,.0f}{_GAP}FLOP"
 
 
 def format_value(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,13 +14,14 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 Theme = Literal["light", "dark"]
 _INK: Mapping[Theme, Mapping[str, Any]] = {
     "light": {"text": "#3c4350", "grid": "#e4e6ea", "series": ("#2563c9", "#c2570c", "#15803d", "#7e3aa8")},
     "dark": {"text": "#c3c8d1", "grid": "#333943", "series": ("#79a9f5", "#f0984f", "#62c98a", "#c79be6")},
 }
+_DECADE = 10  # a range wider than this is drawn on a logarithmic axis
 _STYLE: Any = {
     "svg.hashsalt": "mmtune",  # ids inside an SVG are random without it
     "svg.fonttype": "path",
@@ -55,28 +56,96 @@ class Curve:
 
 
 def draw(
-    curves: Sequence[Curve], *, label: str, theme: Theme = "light", size: tuple[float, float] = (4.5, 2.6)
+    curves: Sequence[Curve],
+    *,
+    label: str,
+    theme: Theme = "light",
+    size: tuple[float, float] = (4.5, 2.6),
+    over: str = "step",
 ) -> Figure:
-    """Draw curves over the training step; the caller saves the figure with :func:`save` or :func:`data_uri`."""
+    """Draw curves over the training step, or what ``over`` names; the caller saves it, or takes :func:`data_uri`."""
     ink = _INK[theme]
     with rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained", facecolor="none")
-        axes = figure.add_subplot(facecolor="none")
+        figure, axes = _empty(label, over, ink, size)
         for curve in curves:
             _draw_curve(axes, curve, ink)
-        axes.set_xlabel("step", color=ink["text"])
-        axes.set_title(label, color=ink["text"], loc="left", fontsize=9)
-        axes.tick_params(colors=ink["text"])
-        axes.grid(axis="y", color=ink["grid"], linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=over == "step"))
+        if over != "step":
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
         axes.margins(x=0.01)
-        for spine in axes.spines.values():
-            spine.set_color(ink["grid"])
         if len(curves) > 1:
             axes.legend(frameon=False, labelcolor=ink["text"], fontsize=8.5, handlelength=1.4)
+    return figure
+
+
+def _empty(label: str, over: str, ink: Mapping[str, Any], size: tuple[float, float]) -> tuple[Figure, Any]:
+    figure = Figure(figsize=size, layout="constrained", facecolor="none")
+    axes = figure.add_subplot(facecolor="none")
+    axes.set_xlabel(over, color=ink["text"])
+    axes.set_title(label, color=ink["text"], loc="left", fontsize=9)
+    axes.tick_params(colors=ink["text"], which="both")
+    axes.grid(axis="y", color=ink["grid"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+    for spine in axes.spines.values():
+        spine.set_color(ink["grid"])
+    return figure, axes
+
+
+def short_number(value: float) -> str:
+    """A number for an axis: ``40k``, ``1.5M``, ``0.4T``."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One thing in a plot of price and value; ``low`` and ``high`` bound the value's interval."""
+
+    name: str
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    color: int = 0
+
+
+def draw_points(
+    points: Sequence[Point],
+    line: Sequence[tuple[float, float]],
+    *,
+    label: str,
+    over: str,
+    theme: Theme = "light",
+    size: tuple[float, float] = (4.5, 2.9),
+) -> Figure:
+    """Draw points with their intervals, and a line through those of a front; wide ranges get a logarithmic axis."""
+    ink = _INK[theme]
+    with rc_context(_STYLE):
+        figure, axes = _empty(label, over, ink, size)
+        if len(line) > 1:
+            axes.plot(*zip(*line, strict=True), color=ink["text"], linewidth=0.9, linestyle=":", zorder=1)
+        for place, point in enumerate(points):
+            color = ink["series"][point.color % len(ink["series"])]
+            if point.low is not None and point.high is not None:
+                axes.plot([point.x, point.x], [point.low, point.high], color=color, alpha=0.5, linewidth=1.4, zorder=2)
+            shape = {"marker": "osD^v"[place % 5], "markersize": max(4, 9 - 1.5 * place)}  # equal points stay in sight
+            axes.plot([point.x], [point.y], linestyle="none", color=color, label=point.name, zorder=3 + place, **shape)
+        values = [point.x for point in points]
+        if min(values) > 0 and max(values) / min(values) > _DECADE:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.15, y=0.15)
+        axes.legend(
+            frameon=False, labelcolor=ink["text"], fontsize=8.5, handlelength=0.8, loc="upper center",
+            bbox_to_anchor=(0.5, -0.24), ncols=min(4, len(points)), columnspacing=1.2,
+        )  # fmt: skip
     return figure
 
 
@@ -131,10 +200,15 @@ def _bytes(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def themed(curves: Sequence[Curve], label: str) -> dict[str, str]:
+def themed(curves: Sequence[Curve], label: str, over: str = "step") -> dict[str, str]:
     """The same plot as data URIs for light and dark pages."""
+    return in_themes(lambda theme: draw(curves, label=label, theme=theme, over=over)) | {"label": label}
+
+
+def in_themes(made: Callable[[Theme], Figure]) -> dict[str, str]:
+    """A figure for light and one for dark pages, as data URIs."""
     themes: tuple[Theme, Theme] = ("light", "dark")
-    return {theme: data_uri(draw(curves, label=label, theme=theme)) for theme in themes} | {"label": label}
+    return {theme: data_uri(made(theme)) for theme in themes}
 
 
 def loss_curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:

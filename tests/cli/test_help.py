@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mmtune.cli.app import PLANNED, VERBS
+from mmtune.cli.app import VERBS
 from tests.cli.conftest import ROOT, Run
 
 COMMON = "--json --quiet --verbose"
@@ -59,11 +59,6 @@ def test_version(mmtune: Run) -> None:
 
     assert mmtune("--version").out == f"mmtune {__version__}\n"
     assert mmtune("--json", "--version").json == {"version": __version__}
-
-
-@pytest.mark.parametrize("verb", PLANNED)
-def test_planned_verbs_say_so(mmtune: Run, verb: str) -> None:
-    assert mmtune(verb, "--json").error["exit"] == 4
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["finetune", "--help"], ["generate", "--help"], ["--version"]])

@@ -1,0 +1,99 @@
+"""The runs that are compared, read from their folders."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmtune.core.errors import DataError, UsageError, nearest
+from mmtune.report.quickstart import label
+from mmtune.report.run import read_rows, run_parts
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        name: What it is called here; no two runs share it.
+        tone: Number of its colour.
+        recipe: As it was resolved.
+        rows: Those of ``metrics.jsonl`` that are steps.
+    """
+
+    folder: Path
+    name: str
+    tone: int
+    method: str
+    recipe: dict[str, Any]
+    status: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    @property
+    def model(self) -> Path:
+        """The folder of the trained model."""
+        return self.folder / "model"
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Read finished runs; they are called by their methods, or by their folders where methods repeat.
+
+    Raises:
+        UsageError: Fewer than two, or one named twice.
+        DataError: A folder that is no run, or a run that is not finished.
+    """
+    places = [Path(folder) for folder in folders]
+    if len(places) < 2:
+        raise UsageError(f"{len(places)} run to compare.", where="RUN", fix="name two finished runs or more")
+    if len({place.absolute().resolve() for place in places}) < len(places):
+        raise UsageError("A run is named twice.", where="RUN", fix="name every run once")
+    parts = [_parts(place) for place in places]
+    methods = [str(found["recipe"].get("method") or found["status"].get("method")) for found in parts]
+    names = _names(places, methods)
+    return [
+        Run(place, name, tone, method, found["recipe"], found["status"], _steps(place))
+        for tone, (place, name, method, found) in enumerate(zip(places, names, methods, parts, strict=True))
+    ]
+
+
+def _parts(folder: Path) -> dict[str, Any]:
+    found = run_parts(folder) if folder.is_dir() else {"status": {}, "recipe": {}}
+    status = found["status"].get("status")
+    if not status:
+        raise DataError("This is no run: it has no readable status.json.", where=str(folder), fix=_near(folder))
+    if status != "completed":
+        step, steps = found["status"].get("step"), found["status"].get("total_steps")
+        far = f" after step {step} of {steps}" if steps else ""
+        command = found["command"] or f"mmtune {found['status'].get('verb', 'finetune')} … --output {folder}"
+        raise DataError(f"The run is not finished: {status}{far}.", where=str(folder), fix=f"continue it: {command}")
+    if not (folder / "model" / "config.json").is_file():
+        raise DataError("The run has no model.", where=str(folder), fix="restore its folder model/, or train it anew")
+    return found
+
+
+def _near(folder: Path) -> str:
+    siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    runs = [entry.name for entry in siblings if (entry / "status.json").is_file()]
+    guess = nearest(folder.name, runs)
+    return f"did you mean {shlex.quote(str(folder.parent / guess))}?" if guess else "name the folder of a training run"
+
+
+def _names(places: Sequence[Path], methods: Sequence[str]) -> list[str]:
+    """The shortest kind of name that tells all runs apart."""
+    kinds: tuple[Callable[[int], str], ...] = (
+        lambda at: label(methods[at]),
+        lambda at: places[at].name,
+        lambda at: str(places[at]),
+    )
+    for kind in kinds[:-1]:
+        names = [kind(at) for at in range(len(places))]
+        if len(set(names)) == len(names):
+            return names
+    return [kinds[-1](at) for at in range(len(places))]
+
+
+def _steps(folder: Path) -> list[dict[str, Any]]:
+    return [row for row in read_rows(folder / "metrics.jsonl") if "validation_loss" not in row]

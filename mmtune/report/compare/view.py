@@ -1,0 +1,122 @@
+"""A comparison in words and plots: what the page, the Markdown and the terminal share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from mmtune.report.compare.build import Compared
+from mmtune.report.compare.pareto import front
+from mmtune.report.page import format_bytes, format_count, format_flops, format_score, format_seconds
+from mmtune.report.plots import Curve, Point, Theme, draw_points, in_themes, themed
+
+_OVER = {"steps": "step", "tokens": "tokens", "seconds": "seconds of training", "flops": "operations"}
+_COSTS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("trainable_parameters", "trained parameters", format_count),
+    ("checkpoint_bytes", "checkpoint", format_bytes),
+    ("samples", "samples", format_count),
+    ("tokens", "tokens", format_count),
+    ("seconds", "training time", format_seconds),
+    ("training_flops", "training operations", format_flops),
+    ("peak_memory_bytes", "peak memory in training", format_bytes),
+    ("loss", "loss at the end", lambda value: "–" if value is None else f"{value:.3f}"),
+    ("visual_tokens", "positions of a picture", format_count),
+    ("prefill_flops", "operations of picture and question", format_flops),
+    ("first_token_s", "time to first token", lambda value: "–" if value is None else f"{1000 * value:,.1f} ms"),
+    ("tokens_per_second", "tokens a second", lambda value: "–" if value is None else f"{value:,.0f}"),
+)
+
+
+def cost_rows(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Name of each figure and its text for every run."""
+    runs = result["runs"].values()
+    return [(label, [show(found.get(key)) for found in runs]) for key, label, show in _COSTS]
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """A 95 % interval."""
+    return f"{format_score(row['low'])} to {format_score(row['high'])}" if row.get("low") is not None else "–"
+
+
+def p_value(p: float) -> str:
+    """A p value as it is printed."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def test_rows(table: Mapping[str, Any]) -> list[list[str]]:
+    """Every pair: difference with interval, rows that only one has right, p, and p corrected for all pairs."""
+    rows = []
+    for test in table["tests"]:
+        drawn, exact = test["bootstrap"], test["mcnemar"]
+        only = f"{exact['only_second']} : {exact['only_first']}" if exact else "–"
+        difference = f"{drawn['difference']:+.3f} ({drawn['low']:+.3f} to {drawn['high']:+.3f})"
+        pair = f"{test['second']} − {test['first']}"
+        rows.append([pair, difference, only, p_value(test["p"]), p_value(test["p_holm"])])
+    return rows
+
+
+def budget_sentence(result: Mapping[str, Any]) -> str:
+    """What the runs were given, in a sentence."""
+    budget = result["budget"]
+    if not budget["matched"]:
+        return "Not under a matched budget: " + ", ".join(entry["what"] for entry in budget["differences"]) + "."
+    shared = budget["shared"]
+    return (
+        f"Under a matched budget: {format_count(shared['samples'])} samples in {format_count(shared['steps'])} steps, "
+        f"the same rows in the same order, seed {shared['seed']}, base {shared['base']}."
+    )
+
+
+def difference_rows(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[list[str]]:
+    """Settings that differ, a row each."""
+    return [[entry["what"], *(_setting(entry["values"].get(name)) for name in names)] for entry in entries]
+
+
+def _setting(value: Any) -> str:
+    text = "–" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:38]}…"
+
+
+def view(compared: Compared) -> dict[str, Any]:
+    """What the templates show."""
+    result = compared.result
+    names = [run.name for run in compared.runs]
+    tones = {run.name: run.tone % 4 for run in compared.runs}
+    return {
+        "names": names,
+        "tones": tones,
+        "result": result,
+        "sentence": budget_sentence(result),
+        "costs": cost_rows(result),
+        "tables": [{**table, "pairs": test_rows(table)} for table in result["evaluations"]],
+        "differences": difference_rows(result["budget"]["differences"], names),
+        "settings": difference_rows(result["budget"]["settings"], names),
+        "learning": _learning(compared),
+        "pareto": [_pareto(plot, tones) for plot in result["pareto"]],
+        "cards": [row.card() for row in compared.disagreements],
+        "notes": [f"{name}: {note}" for name, found in result["runs"].items() for note in found["notes"]],
+    }
+
+
+def _learning(compared: Compared) -> list[dict[str, str]]:
+    plots = []
+    for key, over in _OVER.items():
+        curves = [
+            Curve(run.name, found[key], found["loss"], noisy=True, color=run.tone, dashed=run.tone >= 4)
+            for run in compared.runs
+            if (found := compared.curves[run.name]).get(key)
+        ]
+        if curves:
+            plots.append(themed(curves, "loss per target token", over))
+    return plots
+
+
+def _pareto(plot: Mapping[str, Any], tones: Mapping[str, int]) -> dict[str, str]:
+    points = [Point(p["run"], p["x"], p["y"], p["low"], p["high"], tones[p["run"]]) for p in plot["points"]]
+    line = [(point["x"], point["y"]) for point in front(plot["points"])]
+    return in_themes(partial(_figure, points, line, plot)) | {"label": f"{plot['title']} against {plot['label']}"}
+
+
+def _figure(points: Sequence[Point], line: Sequence[tuple[float, float]], plot: Mapping[str, Any], theme: Theme) -> Any:
+    return draw_points(points, line, label=plot["title"], over=plot["label"], theme=theme)
