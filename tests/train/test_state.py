@@ -14,8 +14,8 @@ from mmtune.core.errors import ResourceError
 from mmtune.train import files
 from mmtune.train.state import (
     collect,
-    list_checkpoints,
     find_checkpoint,
+    list_checkpoints,
     random_state,
     remove_partial,
     restore_random,
