@@ -34,11 +34,13 @@ class Comparison:
 
     Args:
         world: Folder that ``write_dataset`` wrote.
-        output: Folder for answers; what was answered before is not asked again.
+        evaluations: Folder for the answers about both test splits, as ``mmtune eval`` would write them.
+        controls: Folder for answers about empty pictures, and for descriptions. In both, what was answered before is
+            not asked again.
     """
 
-    def __init__(self, world: Path, output: Path, display: Display) -> None:
-        self.world, self.output, self.display = world, output, display
+    def __init__(self, world: Path, evaluations: Path, controls: Path, display: Display) -> None:
+        self.world, self.evaluations, self.controls, self.display = world, evaluations, controls, display
 
     def measure(self, source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """Scores of a model and of the readers to beat, on known combinations and, under ``held_out``, on new ones.
@@ -52,28 +54,38 @@ class Comparison:
         found = []
         for split in SPLITS:
             samples = list(load_samples(self.world / f"{split}.json"))
-            seen = self._ask(model, processor, samples, split)
-            blank = self._ask(model, processor, [_blanked(one, self._blank()) for one in samples], f"{split}_blank")
+            asked = self.world / f"{split}.json"
+            seen = self._ask(model, processor, asked, self.evaluations / split, name=str(source))
+            blanked = [_blanked(one, self._blank()) for one in samples]
+            blank = self._ask(model, processor, blanked, self.controls / f"{split}_blank")
             rows = _rows(self.world / f"{split}.json")
             found.append((_summary(seen), _lines(train, rows, blank)))
             self.display.note(f"{split}: {100 * found[-1][0]['exact_match']:.1f} % exactly right")
-        self._ask(model, processor, descriptions(self.world), "describe", DESCRIBING)
-        told = [same_things(item) for item in _items(self.output / "describe" / "items.jsonl").values()]
+        folder = self.controls / "describe"
+        self._ask(model, processor, descriptions(self.world), folder, DESCRIBING)
+        told = [same_things(item) for item in _items(folder / "items.jsonl").values()]
         (scores, baselines), (held_out, held_out_lines) = found
         described = {"same_things": sum(told) / len(told), "n": len(told)}
         return {**scores, "held_out": held_out, "describe": described}, {**baselines, "held_out": held_out_lines}
 
     def _ask(
-        self, model: Any, processor: Any, samples: Sequence[Sample], name: str, decoding: Decoding = DECODING
+        self,
+        model: Any,
+        processor: Any,
+        data: Path | Sequence[Sample],
+        output: Path,
+        decoding: Decoding = DECODING,
+        name: str | None = None,
     ) -> dict[str, Any]:
         result = evaluate(
             model,
             processor,
             benchmark="qa",
-            data=samples,
-            output=self.output / name,
+            data=data,
+            output=output,
             batch_size=BATCH_SIZE,
             decoding=decoding,
+            model_name=name,
         )
         scores: dict[str, Any] = result["scores"]
         return scores | {"n": result["n"]}
@@ -135,16 +147,16 @@ def _rows(path: Path) -> list[Row]:
     return found
 
 
-def gallery(world: Path, answers: Mapping[str, Path], label: Callable[[str], str]) -> list[Shown]:
+def gallery(world: Path, answers: Mapping[str, tuple[Path, Path]], label: Callable[[str], str]) -> list[Shown]:
     """Cards of test pictures with the answers of all methods; wrong ones are shown more often than they occur.
 
     Args:
-        answers: Method to the folder that its :class:`Comparison` wrote.
+        answers: Method to the folders of evaluations and controls that its :class:`Comparison` wrote.
         label: How a method is spelt.
     """
     samples = load_samples(world / "test.json")
-    asked = {name: _items(folder / "test" / "items.jsonl") for name, folder in answers.items()}
-    told = {name: _items(folder / "describe" / "items.jsonl") for name, folder in answers.items()}
+    asked = {name: _items(folder / "test" / "items.jsonl") for name, (folder, _) in answers.items()}
+    told = {name: _items(folder / "describe" / "items.jsonl") for name, (_, folder) in answers.items()}
     several = [sample for sample in descriptions(world) if " and " in (sample.answer or "")]
     return [
         *_cards(several, told, label, same_things, _SHOWN_DESCRIBED),

@@ -17,6 +17,8 @@ from mmtune.core.registry import canonical
 from mmtune.data.prepare import prepare
 from mmtune.nano.comparison import Comparison, gallery
 from mmtune.nano.world.dataset import FORMAT, write_dataset
+from mmtune.report.compare.build import compare
+from mmtune.report.compare.view import view
 from mmtune.report.html import write_quickstart_report
 from mmtune.report.quickstart import label
 from mmtune.report.run import read_rows
@@ -124,6 +126,10 @@ class _Workplace:
         """The prepared folder of a part of the data."""
         return self.folder / "data" / name
 
+    def answers(self, method: str) -> tuple[Path, Path]:
+        """Where a method's evaluations are, as `mmtune compare` finds them, and its other answers."""
+        return self.folder / "runs" / "eval" / method, self.folder / "answers" / method
+
     @contextmanager
     def phase(self, name: str, *, part: str | None = None) -> Iterator[None]:
         """Tell that a phase begins, and keep how long it took over all calls."""
@@ -150,7 +156,7 @@ def _one_method(work: _Workplace, method: str, world: Path) -> dict[str, Any]:
     """Captions first, then questions, then the measurement."""
     first = _stage(work, method, "pretrain", "pretrain", model=None)
     second = _stage(work, method, "finetune", "train", model=first["model"])
-    comparison = Comparison(world, work.folder / "answers" / method, work.display)
+    comparison = Comparison(world, *work.answers(method), work.display)
     with work.phase(f"{label(method)}: questions it has not seen", part=f"{method}.evaluate"):
         scores, baselines = comparison.measure(Path(second["model"]))
     phases = {
@@ -221,7 +227,8 @@ def _finish(work: _Workplace, found: dict[str, dict[str, Any]]) -> dict[str, Any
             "base": base,
             "environment": _environment(),
         },
-        gallery(work.folder / "world", {name: work.folder / "answers" / name for name in done}, label),
+        gallery(work.folder / "world", {name: work.answers(name) for name in done}, label),
+        _compared(work, list(done.values())),
     )
     return {
         "output": str(work.folder),
@@ -231,6 +238,20 @@ def _finish(work: _Workplace, found: dict[str, dict[str, Any]]) -> dict[str, Any
         "methods": found,
         "failed": [name for name in found if name not in done],
     }
+
+
+def _compared(work: _Workplace, done: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What `mmtune compare` shows of the runs; for one run alone there is nothing to compare."""
+    if len(done) < 2:
+        return None
+    try:
+        return view(compare([result["run"] for result in done], note=work.display.note))
+    except Interruption:
+        raise
+    except Exception as error:  # hours of training must not end without their report
+        _LOG.debug("the comparison failed", exc_info=True)
+        work.display.note(f"the runs could not be compared: {type(error).__name__}: {error}")
+        return None
 
 
 def _metrics(folder: Path, method: str) -> dict[str, list[dict[str, Any]]]:

@@ -18,8 +18,18 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 Theme = Literal["light", "dark"]
 _INK: Mapping[Theme, Mapping[str, Any]] = {
-    "light": {"text": "#3c4350", "grid": "#e4e6ea", "series": ("#2563c9", "#c2570c", "#15803d", "#7e3aa8")},
-    "dark": {"text": "#c3c8d1", "grid": "#333943", "series": ("#79a9f5", "#f0984f", "#62c98a", "#c79be6")},
+    "light": {
+        "ground": "#ffffff",
+        "text": "#3c4350",
+        "grid": "#e4e6ea",
+        "series": ("#2563c9", "#c2570c", "#15803d", "#7e3aa8"),
+    },
+    "dark": {
+        "ground": "#14171c",
+        "text": "#c3c8d1",
+        "grid": "#333943",
+        "series": ("#79a9f5", "#f0984f", "#62c98a", "#c79be6"),
+    },
 }
 _DECADE = 10  # a range wider than this is drawn on a logarithmic axis
 _STYLE: Any = {
@@ -128,11 +138,16 @@ def draw_points(
         figure, axes = _empty(label, over, ink, size)
         if len(line) > 1:
             axes.plot(*zip(*line, strict=True), color=ink["text"], linewidth=0.9, linestyle=":", zorder=1)
-        for place, point in enumerate(points):
+        for point in sorted(points, key=lambda point: point.color):
+            place = point.color
             color = ink["series"][point.color % len(ink["series"])]
             if point.low is not None and point.high is not None:
                 axes.plot([point.x, point.x], [point.low, point.high], color=color, alpha=0.5, linewidth=1.4, zorder=2)
-            shape = {"marker": "osD^v"[place % 5], "markersize": max(4, 9 - 1.5 * place)}  # equal points stay in sight
+            shape = {
+                "marker": "osD^"[place % 4],
+                "markersize": max(5.5, 10 - 1.5 * place),
+            }  # equal points stay in sight
+            shape |= {"markeredgecolor": ink["ground"], "markeredgewidth": 0.9}
             axes.plot([point.x], [point.y], linestyle="none", color=color, label=point.name, zorder=3 + place, **shape)
         values = [point.x for point in points]
         if min(values) > 0 and max(values) / min(values) > _DECADE:

@@ -22,7 +22,12 @@ LINES = {
 LABELS = {"llava": "LLaVA", "vlora": "VLoRA", "lavin": "LaVIN", "multi_token": "multi_token"}
 
 
-def write_quickstart_report(output: Path, results: Mapping[str, Any], shown: Sequence[Shown] = ()) -> Path:
+def write_quickstart_report(
+    output: Path,
+    results: Mapping[str, Any],
+    shown: Sequence[Shown] = (),
+    compared: Mapping[str, Any] | None = None,
+) -> Path:
     """Write ``report.html`` into a folder.
 
     Args:
@@ -30,6 +35,7 @@ def write_quickstart_report(output: Path, results: Mapping[str, Any], shown: Seq
             ``adapter_bytes`` and ``metrics`` (name of a stage to its rows of ``metrics.jsonl``), or with ``error``; and
             ``seed``, ``seconds``, ``world`` (rows by split), ``base`` (parameters by part), ``environment``.
         shown: Cards of the gallery.
+        compared: The runs as :func:`mmtune.report.compare.view.view` shows them; None for one method alone.
 
     Returns:
         The file.
@@ -47,6 +53,7 @@ def write_quickstart_report(output: Path, results: Mapping[str, Any], shown: Seq
         tables=_tables(done),
         plots=_plots(done),
         shown=shown,
+        compared=compared,
     )
     return write_page(Path(output) / "report.html", page)
 

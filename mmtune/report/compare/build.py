@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmtune.model.build import resolve_device
 from mmtune.report.compare.budget import budget
 from mmtune.report.compare.costs import costs, progress
 from mmtune.report.compare.disagreement import Disagreement, disagreements
@@ -57,14 +58,16 @@ def compare(
     """
     runs = read_runs(folders)
     say = note or (lambda text: None)
+    device = str(resolve_device(device))
     asked = picture if picture is not None else _drawn()
     figures: dict[str, dict[str, Any]] = {}
     found: dict[str, list[Evaluation]] = {}
+    say("measuring " + ", ".join(run.name for run in runs))
+    measured = measure({run.name: run.model for run in runs}, asked, device)
     for run in runs:
-        say(f"{run.name}: measuring")
-        measured = measure(run.model, asked, device)
-        figures[run.name] = costs(run, measured)
-        found[run.name], notes = find_evaluations(run, measured.weights)
+        say(f"{run.name}: counting operations")
+        figures[run.name] = costs(run, measured[run.name])
+        found[run.name], notes = find_evaluations(run, measured[run.name].weights)
         figures[run.name]["notes"] += notes
     made = tables(found)
     scores = [table_json(table) for table in made]

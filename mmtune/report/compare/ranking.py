@@ -150,7 +150,7 @@ def paired_tests(table: Table) -> list[dict[str, Any]]:
             continue
         left, right = [before[key] for key in keys], [after[key] for key in keys]
         plain = all(value in (0.0, 1.0) for value in (*left, *right))
-        clusters = one.clusters(keys)
+        clusters = table.entries[0][1].clusters(keys)  # all have the same data
         drawn, exact = paired_bootstrap(left, right, clusters), mcnemar(left, right) if plain else None
         alone = len(set(clusters)) == len(keys)
         test = {

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
-from mmtune.core.errors import MMTuneError
+from mmtune.core.errors import MMTuneError, NotPossibleError
 from mmtune.data.sample import conversation
 from mmtune.evaluation.fingerprint import model_fingerprint
 from mmtune.model.batches import to_device
@@ -54,41 +55,103 @@ def how(device: str, picture: str) -> dict[str, Any]:
         "picture": picture,
         "new_tokens": NEW_TOKENS,
         "warm_up": 1,
-        "rounds": f"at least {ROUNDS}, for {SECONDS:g} s",
+        "rounds": f"at least {ROUNDS}, for {SECONDS:g} s a model; models that fit into memory together take turns",
         "statistic": "fastest round, wall-clock seconds, batch of 1, greedy, from opened media",
         "device": device,
         "threads": torch.get_num_threads(),
     }
 
 
-def measure(model: Path, picture: Any, device: str = "auto") -> Measured:
-    """Load a model, ask it once to warm up, then take the fastest of a few rounds."""
-    try:
-        network, processor = load(model, device=device)
-        sample = conversation(PROMPT, media={"image": [picture]})
-        encoded = processor.encode_prompt(sample)
-        raw = network.modalities["image"].load(picture) if "image" in network.modalities else None
-    except MMTuneError as error:
-        return Measured(notes=[f"not measured: {error.message}"])
-    if raw is None:
-        return Measured(weights=_weights(network), notes=["not measured: the model has no pictures"])
-    visual = network.method.placeholders("image", network.modalities["image"].positions(raw))
-    batch = to_device(dict(processor.collate([encoded], side="left")), network.device)
-    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "media") if batch.get(key) is not None}
-    seconds = _fastest(network, inputs)
-    decoding = seconds[NEW_TOKENS] - seconds[1]
-    length = len(encoded.input_ids)
-    flops, notes = _prefill(model, length - visual, picture)
-    return Measured(
-        visual_tokens=visual,
-        prompt_tokens=length,
-        prefill_flops=sum(flops) if flops else None,
-        encoder_flops=flops[1] if flops else None,
-        first_token_s=seconds[1],
-        tokens_per_second=(NEW_TOKENS - 1) / decoding if decoding > 0 else None,
-        weights=_weights(network),
-        notes=notes,
-    )
+def measure(models: Mapping[str, Path], picture: Any, device: str = "auto") -> dict[str, Measured]:
+    """Load models, ask each once to warm up, then take its fastest round.
+
+    Small models are in memory together and take turns, so that they meet the same load; large ones follow each other.
+    """
+    found: dict[str, Measured] = {}
+    waiting: dict[str, _Contestant] = {}
+    for name, folder in models.items():
+        try:
+            waiting[name] = _Contestant(folder, picture, device)
+        except MMTuneError as error:
+            found[name] = Measured(notes=[f"not measured: {error.message}"])
+            continue
+        if not waiting[name].fits(len(models)):
+            found |= _finish(waiting)
+    found |= _finish(waiting)
+    return {name: found[name] for name in models}
+
+
+class _Contestant:
+    """A model with the picture and the question in its memory."""
+
+    def __init__(self, folder: Path, picture: Any, device: str) -> None:
+        self.folder, self.picture = folder, picture
+        self.model, processor = load(folder, device=device)
+        if "image" not in self.model.modalities:
+            raise NotPossibleError("the model has no pictures")
+        raw = self.model.modalities["image"].load(picture)
+        self.visual = self.model.method.placeholders("image", self.model.modalities["image"].positions(raw))
+        encoded = processor.encode_prompt(conversation(PROMPT, media={"image": [picture]}))
+        self.length = len(encoded.input_ids)
+        batch = to_device(dict(processor.collate([encoded], side="left")), self.model.device)
+        self.inputs = {
+            key: batch[key] for key in ("input_ids", "attention_mask", "media") if batch.get(key) is not None
+        }
+        self.seconds: dict[int, float] = {}
+
+    def fits(self, times: int) -> bool:
+        """Whether so many like it are well within the memory that is left."""
+        size = sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+        device = self.model.device
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+        return size * times < free / 4
+
+    def answer(self, count: int) -> None:
+        """Answer with so many tokens, and keep the time if it is the shortest."""
+        pad = self.model.language_model.generation_config.pad_token_id or 0
+        options = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "pad_token_id": pad}
+        self._wait()
+        began = time.perf_counter()
+        self.model.generate(**self.inputs, **options)
+        self._wait()
+        taken = time.perf_counter() - began
+        self.seconds[count] = min(self.seconds.get(count, taken), taken)
+
+    def _wait(self) -> None:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+
+    def measured(self) -> Measured:
+        """What came out."""
+        decoding = self.seconds[NEW_TOKENS] - self.seconds[1]
+        flops, notes = _prefill(self.folder, self.length - self.visual, self.picture)
+        return Measured(
+            visual_tokens=self.visual,
+            prompt_tokens=self.length,
+            prefill_flops=sum(flops) if flops else None,
+            encoder_flops=flops[1] if flops else None,
+            first_token_s=self.seconds[1],
+            tokens_per_second=(NEW_TOKENS - 1) / decoding if decoding > 0 else None,
+            weights=_weights(self.model),
+            notes=notes,
+        )
+
+
+def _finish(waiting: dict[str, _Contestant]) -> dict[str, Measured]:
+    """Rounds of those that wait, until there were enough; they are let go after it."""
+    turn, start = 0, time.perf_counter()
+    with torch.no_grad():
+        while waiting and (turn <= ROUNDS or time.perf_counter() - start < SECONDS * len(waiting)):
+            for one in waiting.values():
+                for count in (1, NEW_TOKENS):
+                    one.answer(count)
+            if turn == 0:
+                for one in waiting.values():
+                    one.seconds.clear()  # a warm-up
+            turn += 1
+    found = {name: one.measured() for name, one in waiting.items()}
+    waiting.clear()
+    return found
 
 
 def _weights(model: Any) -> tuple[str, str, str]:
@@ -100,28 +163,3 @@ def _prefill(model: Path, text: int, picture: Any) -> tuple[tuple[float, float] 
         return prompt_flops(load_model(model, device="meta"), text, {"image": picture}), []
     except MMTuneError as error:
         return None, [f"no prefill operations: {error.message}"]
-
-
-def _fastest(model: Any, inputs: Mapping[str, Any]) -> dict[int, float]:
-    """Seconds of answers with one and with many new tokens, which take turns so that they meet the same load."""
-    found: dict[int, float] = {}
-    turn, start = 0, time.perf_counter()
-    pad = model.language_model.generation_config.pad_token_id or 0
-    with torch.no_grad():
-        while turn <= ROUNDS or time.perf_counter() - start < SECONDS:
-            for count in (1, NEW_TOKENS):
-                options = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "pad_token_id": pad}
-                _wait(model.device)
-                began = time.perf_counter()
-                model.generate(**inputs, **options)
-                _wait(model.device)
-                taken = time.perf_counter() - began
-                if turn:
-                    found[count] = min(found.get(count, taken), taken)
-            turn += 1
-    return found
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

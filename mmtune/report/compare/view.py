@@ -100,16 +100,22 @@ def view(compared: Compared) -> dict[str, Any]:
 
 
 def _learning(compared: Compared) -> list[dict[str, str]]:
-    plots = []
+    plots, dashed = [], _dashed(compared)
     for key, over in _OVER.items():
         curves = [
-            Curve(run.name, found[key], found["loss"], noisy=True, color=run.tone, dashed=run.tone >= 4)
+            Curve(run.name, found[key], found["loss"], noisy=True, color=run.tone, dashed=run.name in dashed)
             for run in compared.runs
             if (found := compared.curves[run.name]).get(key)
         ]
         if curves:
             plots.append(themed(curves, "loss per target token", over))
     return plots
+
+
+def _dashed(compared: Compared) -> set[str]:
+    """Runs whose curve lies on that of one before, or shares its colour."""
+    losses = [compared.curves[run.name]["loss"] for run in compared.runs]
+    return {run.name for at, run in enumerate(compared.runs) if run.tone >= 4 or losses[at] in losses[:at]}
 
 
 def _pareto(plot: Mapping[str, Any], tones: Mapping[str, int]) -> dict[str, str]:
