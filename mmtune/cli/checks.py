@@ -39,6 +39,7 @@ _EXTRAS = {
     "deepspeed": ("deepspeed",),
     "lmms-eval": ("lmms_eval",),
     "download": ("img2dataset",),
+    "dedup": ("datasketch", "imagehash"),
 }
 _GIB = 1024**3
 _HUB_TIMEOUT_S = 2.0

@@ -34,6 +34,10 @@ def run(
     reject: Annotated[
         list[str] | None, typer.Option(metavar="WARNING", help="Leave rows with this warning out; repeatable.")
     ] = None,
+    near_duplicates: Annotated[
+        str | None,
+        typer.Option(metavar="rows|texts|pictures", help="Look for rows nearly like an earlier one (extra dedup)."),
+    ] = None,
     download: Annotated[
         str | None, typer.Option(metavar="DIR", help="Fetch pictures of URLs into DIR first (extra download).")
     ] = None,
@@ -52,6 +56,7 @@ def run(
     machines are joined by naming all of them: mmtune prepare-data SLICE... --output DIR.
     """
     from mmtune.data.prepare import prepare
+    from mmtune.data.signatures import LIKENESSES
     from mmtune.report.data import write_data_report
 
     with progress_display(context.obj) as progress:
@@ -61,6 +66,7 @@ def run(
             max_bad_fraction=max_bad_fraction, split=split, model=model, allow_urls=allow_urls,
             allow_outside=allow_outside, progress=progress, reject=tuple(reject or ()), weights=tuple(weight or ()),
             shard=shard_of(shard), workers=os.cpu_count() if workers is None else workers, overwrite=overwrite,
+            near_duplicates=near_duplicates and one_of("--near-duplicates", near_duplicates, LIKENESSES),
             download=download, distributor=one_of("--distributor", distributor, ("multiprocessing", "pyspark", "ray")),
         )  # fmt: skip
     if shard is not None:

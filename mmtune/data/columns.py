@@ -50,6 +50,7 @@ WORKING = pa.schema(
         ("bytes", pa.int64()),  # about how many the row takes
         ("digest", pa.binary(32)),  # of all that the row holds
         ("content", pa.binary(16)),  # of what it says and shows
+        ("signature", pa.binary()),  # by which near-duplicates are found; null where nobody asked for them
         ("keys", pa.list_(pa.uint64())),  # of its pictures and its own id: rows that share one stay in one split
     ]
 )
@@ -83,6 +84,7 @@ def table_of(rows: Sequence[Accepted], roots: Sequence[str], sources: Sequence[S
         columns["warnings"].append([code for code, _ in row.warnings])
         columns["origin"].append(row.origin)
         columns["split"].append(row.split)
+        columns["signature"].append(row.signature)
         columns["bytes"].append(200 + written + len(extra or ""))
         said = _said(sample)
         columns["content"].append(hashlib.blake2b(said + "\0".join(shown).encode(), digest_size=16).digest())

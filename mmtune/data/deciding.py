@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from mmtune.data.alike import earlier_alike
 from mmtune.data.drawing import Numbers, assign, components, mix, split_name
 from mmtune.data.parts import Parts
+from mmtune.data.signatures import Likeness
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,14 @@ class Decisions:
         row: Its number over all sources, ``[R]``.
         split: Index into ``names``, ``[R]``.
         copies: How often it is written, ``[R]``.
-        first: Number of the earlier row that says the same, -1 for none, ``[R]``.
+        earlier: By warning, the number of the earlier row that is the same or nearly so, -1 for none, ``[R]`` each.
         leaks: Number of the training row that shares a picture with this row of another split, -1 for none, ``[R]``.
     """
 
     row: Numbers
     split: Numbers
     copies: Numbers
-    first: Numbers
+    earlier: Mapping[str, Numbers]
     leaks: Numbers
     names: Sequence[str]
     origin: Numbers = field(repr=False)
@@ -37,38 +39,40 @@ class Decisions:
 
 
 def decide(
-    parts: Parts, fractions: dict[str, float] | None, seed: int, weights: Sequence[float], *, drop_duplicates: bool
-) -> Decisions:
+    parts: Parts, fractions: dict[str, float] | None, seed: int, weights: Sequence[float], *, reject: frozenset[str],
+    near: Likeness | None = None,
+) -> Decisions:  # fmt: skip
     """Look at all rows together; 50 to 100 bytes a row are in memory, and nothing of what rows say.
 
     Args:
         fractions: Splits that were asked for; without them rows go where their source says, else to ``train``.
         weights: How often the rows of each source are used.
+        reject: Codes of warnings that rows are rejected for.
+        near: What of rows must be nearly the same, to look for near-duplicates.
     """
     columns = _read(parts)
     content = np.frombuffer(b"".join(columns["content"]), np.uint64).reshape(-1, 2)
     row, origin = _joined(columns["row"], np.int64), _joined(columns["origin"], np.int32)
-    first = _first_of(content, row)
     owners, keys, media = _keys(columns)
-    if fractions is not None:
-        everything = (np.concatenate([owners, np.arange(len(row))]), np.concatenate([keys, content[:, 0]]))
-        groups = components(*everything, len(row))
-        names, split = list(fractions), assign(groups, content[:, 0], fractions, seed)
-        leaks = np.full(len(row), -1, np.int64)
-    else:
+    leaks = np.full(len(row), -1, np.int64)
+    if fractions is None:
         names, split = _given(columns["split"])
         leaks = _leaks(owners[media], keys[media], row, split, names)
     used = leaks < 0
-    if drop_duplicates:
-        used &= first < 0
+    alike = _alike(columns["signature"], content, used, near)
+    if fractions is not None:
+        names, split = list(fractions), _drawn(fractions, owners, keys, content[:, 0], alike, seed)
+    earlier = {code: np.where(places < 0, -1, row[places]) if len(row) else places for code, places in alike.items()}
+    for code in reject & set(earlier):
+        used &= earlier[code] < 0
     copies = _copies(row, origin, split, used, weights, seed, names)
     positions, targets = (_joined(columns[name], np.int64) for name in ("positions", "targets"))
-    return Decisions(row, split, copies, first, leaks, names, origin, positions, targets)
+    return Decisions(row, split, copies, earlier, leaks, names, origin, positions, targets)
 
 
 def _read(parts: Parts) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {name: [] for name in ("row", "origin", "content", "split", "positions", "targets")}
-    found |= {"keys": [], "counts": []}
+    found |= {"keys": [], "counts": [], "signature": []}
     for part in parts:
         table = part.table.combine_chunks()
         if not table.num_rows:
@@ -78,6 +82,7 @@ def _read(parts: Parts) -> dict[str, list[Any]]:
         for name in ("positions", "targets"):
             found[name].append(table[name].fill_null(-1).to_numpy().copy())
         found["content"].append(b"".join(table["content"].to_pylist()))
+        found["signature"] += table["signature"].to_pylist()
         silent = table["split"].null_count == table.num_rows
         found["split"].append([None] * table.num_rows if silent else table["split"].to_pylist())
         lists = table["keys"].combine_chunks()
@@ -98,16 +103,39 @@ def _keys(columns: Mapping[str, list[Any]]) -> tuple[Numbers, Numbers, Numbers]:
     return np.repeat(np.arange(len(counts)), counts), keys, media
 
 
-def _first_of(content: Numbers, row: Numbers) -> Numbers:
-    """For each row the number of the first row with the same content, -1 for the first itself."""
-    order = np.lexsort((row, content[:, 1], content[:, 0]))
+def _alike(
+    signatures: Sequence[bytes | None], content: Numbers, used: Numbers, near: Likeness | None
+) -> dict[str, Numbers]:
+    """By warning, for each row the place of the first row that is the same or nearly so, -1 for none."""
+    first = np.full(len(content), -1, np.int64)
+    first[used] = _first_of(content[used], np.flatnonzero(used))
+    if near is None:
+        return {"duplicate": first}
+    known = [signature if taken else None for signature, taken in zip(signatures, used, strict=True)]
+    return {"duplicate": first, "near_duplicate": earlier_alike(known, first, near)}
+
+
+def _first_of(content: Numbers, place: Numbers) -> Numbers:
+    """For each row the place of the first row with the same content, -1 for the first itself."""
+    order = np.lexsort((place, content[:, 1], content[:, 0]))
     ordered = content[order]
-    begins = np.ones(len(row), bool)
+    begins = np.ones(len(place), bool)
     begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    firsts = row[order][np.maximum.accumulate(np.where(begins, np.arange(len(row)), 0))] if len(row) else row
-    found = np.full(len(row), -1, np.int64)
+    firsts = place[order][np.maximum.accumulate(np.where(begins, np.arange(len(place)), 0))] if len(place) else place
+    found = np.full(len(place), -1, np.int64)
     found[order[~begins]] = firsts[~begins]
     return found
+
+
+def _drawn(
+    fractions: dict[str, float], owners: Numbers, keys: Numbers, said: Numbers, alike: Mapping[str, Numbers], seed: int
+) -> Numbers:
+    """Splits drawn over groups of rows that share a picture, an id, all that they say, or nearly that."""
+    near = alike.get("near_duplicate", np.empty(0, np.int64))
+    close = np.flatnonzero(near >= 0)
+    everything = np.concatenate([owners, np.arange(len(said)), close])
+    groups = components(everything, np.concatenate([keys, said, said[near[close]]]), len(said))
+    return assign(groups, said, fractions, seed)
 
 
 def _given(pieces: Sequence[Sequence[str | None]]) -> tuple[list[str], Numbers]:

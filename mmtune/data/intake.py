@@ -22,6 +22,7 @@ from mmtune.data.readers import find_reader
 from mmtune.data.readers.arrow import hub_rows
 from mmtune.data.reading import RawRow
 from mmtune.data.sample import Sample
+from mmtune.data.signatures import Signer
 from mmtune.data.sources import claiming, detect, load_format
 
 
@@ -35,6 +36,7 @@ class Accepted:
         split: The split that the source puts it in, if any.
         positions: Of the row in the model, and how many are trained; None without a model.
         warnings: (code, text) of what is odd.
+        signature: By which near-duplicates are found, where these are asked for.
     """
 
     sample: Sample
@@ -46,6 +48,7 @@ class Accepted:
     positions: int | None = None
     targets: int | None = None
     warnings: tuple[tuple[str, str], ...] = ()
+    signature: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,14 @@ class Judge:
 
     Attributes:
         reject: Codes of warnings that rows are rejected for.
+        signer: Signs rows, so that near-duplicates can be found.
     """
 
     sources: tuple[Source, ...]
     check: CheckMedia
     embed: bool = False
     reject: frozenset[str] = frozenset()
+    signer: Signer | None = None
 
     def judge(self, origin: int, number: int, row: RawRow, lengths: Lengths | None = None) -> Accepted | Rejected:
         """Parse and check a row."""
@@ -178,7 +183,8 @@ class Judge:
             if code in self.reject:
                 raise RowError(code, text, fix="use the row: leave out --reject")
         unique = tuple({code: (code, text) for code, text in warnings}.values())
-        return Accepted(sample, found, facts, number, origin, split, positions, targets, unique)
+        signature = self.signer.sign(sample, found, facts) if self.signer is not None else None
+        return Accepted(sample, found, facts, number, origin, split, positions, targets, unique, signature)
 
 
 def _value(row: RawRow) -> Any:

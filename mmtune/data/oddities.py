@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from mmtune.core.errors import unknown_name
+from mmtune.core.errors import UsageError, unknown_name
 from mmtune.data.sample import Sample
 
 CONTROL_TOKENS = (
@@ -18,6 +18,7 @@ WARNINGS: dict[str, str] = {
     "control_token": "the text holds what some tokenisers take for a control token; it is tokenised as plain text",
     "leading_answer": "the talk begins with an answer, which is left out",
     "duplicate": "an earlier row says the same about the same media",
+    "near_duplicate": "an earlier row is nearly the same; looked for with --near-duplicates",
     "too_long": "the row has more positions than the model takes",
     "other_ending": "a picture was found under another ending",
     "cmyk": "a CMYK picture, converted to RGB",
@@ -30,15 +31,22 @@ WARNINGS: dict[str, str] = {
 """Every warning by its code; ``--reject CODE`` turns one into a reason to leave rows out."""
 
 
-def check_codes(codes: Sequence[str]) -> frozenset[str]:
+def check_codes(codes: Sequence[str], *, near: bool = True) -> frozenset[str]:
     """The codes of warnings that rows shall be rejected for.
 
+    Args:
+        near: Whether near-duplicates are looked for.
+
     Raises:
-        UsageError: No such warning.
+        UsageError: No such warning, or one that nobody looks for.
     """
     for code in codes:
         if code not in WARNINGS:
             raise unknown_name("warning", code, WARNINGS, where="--reject")
+    if "near_duplicate" in codes and not near:
+        raise UsageError(
+            "Near-duplicates are not looked for.", where="--reject near_duplicate", fix="add --near-duplicates rows"
+        )
     return frozenset(codes)
 
 

@@ -29,6 +29,10 @@ SCHEMA_NAME = "mmtune-data/2"
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
 WARNINGS = "warnings.jsonl"
+_SAYS = {
+    "duplicate": "Row {} says the same about the same media.",
+    "near_duplicate": "Row {} is nearly the same.",
+}
 _LISTED = 100  # warnings of each code that are listed; all are counted
 
 
@@ -59,7 +63,10 @@ class Packing:
         Raises:
             DataError: More bad rows than allowed; they are then listed beside the target.
         """
-        decisions = decide(parts, self.fractions, self.seed, self.weights, drop_duplicates="duplicate" in self.reject)
+        decisions = decide(
+            parts, self.fractions, self.seed, self.weights, reject=self.reject,
+            near=self.described["settings"]["near_duplicates"],
+        )  # fmt: skip
         ledger = self._list(parts, decisions, working)
         self._check(ledger, working, target)
         writers, fingerprint = self._write_shards(parts, decisions, working)
@@ -80,8 +87,10 @@ class Packing:
 
     def _gone(self, decisions: Decisions, where: slice) -> Any:
         """Rows that were rejected only when all rows were known."""
-        leaks: Any = decisions.leaks[where] >= 0
-        return leaks | (decisions.first[where] >= 0) if "duplicate" in self.reject else leaks
+        gone: Any = decisions.leaks[where] >= 0
+        for code in self.reject & set(decisions.earlier):
+            gone = gone | (decisions.earlier[code][where] >= 0)
+        return gone
 
     def _write_shards(self, parts: Parts, decisions: Decisions, working: Path) -> tuple[dict[str, ShardWriter], str]:
         digest = hashlib.sha256()
@@ -104,19 +113,22 @@ class Packing:
 
     def _late(self, part: Part, decisions: Decisions, where: slice) -> Iterator[Rejected | dict[str, Any]]:
         """What is found out about rows only now."""
-        first, leaks, row = decisions.first[where], decisions.leaks[where], decisions.row[where]
-        for place in np.flatnonzero((first >= 0) | (leaks >= 0)).tolist():
+        leaks, row = decisions.leaks[where], decisions.row[where]
+        earlier = {code: numbers[where] for code, numbers in decisions.earlier.items()}
+        for place in np.flatnonzero(np.any([leaks >= 0, *(one >= 0 for one in earlier.values())], axis=0)).tolist():
             source, name = part.table["source"][place].as_py(), part.table["id"][place].as_py()
             number = int(row[place])
             if leaks[place] >= 0:
                 text = f"A picture of the row is in the training split too, in row {int(leaks[place])}."
                 yield _rejected(source, name, number, "leak", text, "split by picture with --split train=…,val=…")
                 continue
-            text = f"Row {int(first[place])} says the same about the same media."
-            if "duplicate" in self.reject:
-                yield _rejected(source, name, number, "duplicate", text, "leave it out", wished=True)
-            else:
-                yield {"source": source, "id": name, "code": "duplicate", "text": text, "row": number}
+            said = {code: _SAYS[code].format(int(one[place])) for code, one in earlier.items() if one[place] >= 0}
+            wished = next((code for code in said if code in self.reject), None)
+            if wished is not None:
+                yield _rejected(source, name, number, wished, said[wished], "leave it out", wished=True)
+                continue
+            for code, text in said.items():
+                yield {"source": source, "id": name, "code": code, "text": text, "row": number}
 
     def _check(self, ledger: Ledger, working: Path, target: Path) -> None:
         try:
@@ -140,7 +152,7 @@ class Packing:
             "reasons": dict(sorted(ledger.reasons.items())),
             "warnings": dict(sorted(ledger.warnings.items())),
             "leading_answers": ledger.warnings["leading_answer"],
-            "duplicates": int((decisions.first >= 0).sum()),
+            **{f"{code}s": int((numbers >= 0).sum()) for code, numbers in decisions.earlier.items()},
             "copies": written - int(used.sum()),
             "left_out_by_weight": int((~used).sum() - self._gone(decisions, slice(None)).sum()),
             "media": ledger.media,

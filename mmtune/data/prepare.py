@@ -19,6 +19,7 @@ from mmtune.data.media import CheckMedia, MediaLookup
 from mmtune.data.oddities import check_codes
 from mmtune.data.packing import Packing
 from mmtune.data.parts import PartMaker
+from mmtune.data.signatures import Likeness, Signer
 from mmtune.data.slices import join_slices, write_slice
 from mmtune.data.working import Progress, make_parts
 from mmtune.data.workplace import PARTS, need_space, workplace
@@ -48,6 +49,7 @@ class _Wishes:
     reject: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     downloads: str | None = None
+    near_duplicates: Likeness | None = None
 
 
 def prepare(
@@ -72,6 +74,7 @@ def prepare(
     weights: Sequence[float] = (),
     download: str | Path | None = None,
     distributor: str = "multiprocessing",
+    near_duplicates: Likeness | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Check data and write the good rows as shards; equal input gives equal bytes. Returns what the verb's JSON says.
@@ -91,6 +94,7 @@ def prepare(
         reject: Codes of warnings that rows are rejected for.
         weights: How often the rows of each source are used, one number a source; 1 for all by default.
         download: Folder to fetch the pictures of URLs into first, by img2dataset and its ``distributor``.
+        near_duplicates: Look for rows nearly like an earlier one: ``rows``, or only their ``texts`` or ``pictures``.
 
     Raises:
         DataError: Broken or missing files, or more bad rows than allowed; these are then listed beside the output.
@@ -102,13 +106,11 @@ def prepare(
     wishes = _Wishes(
         format, tuple(media_root), max_samples, seed, shard, check_media, embed_media, max_bad_fraction, split, model,
         allow_urls, allow_outside, tuple(sorted(set(reject))), tuple(weights), str(download) if download else None,
+        near_duplicates,
     )  # fmt: skip
-    if any(slice_of(Path(name)) for name in sources):
-        manifest = join_slices([Path(name) for name in sources], target, max_bad_fraction, progress)
-    else:
-        if download is not None:
-            _download(sources, wishes, Path(download), workers or 1, distributor)
-        manifest = _prepare(sources, target, wishes, workers or 0, progress)
+    if download is not None:
+        _download(sources, wishes, Path(download), workers or 1, distributor)
+    manifest = _prepare(sources, target, wishes, workers or 0, progress)
     return _result(manifest, target, time.monotonic() - began)
 
 
@@ -126,16 +128,19 @@ def describe(names: Sequence[str | Path], **options: Any) -> dict[str, Any]:
 def _prepare(
     names: Sequence[str | Path], target: Path, wishes: _Wishes, workers: int, progress: Progress | None
 ) -> dict[str, Any]:
+    if any(slice_of(Path(name)) for name in names):
+        return join_slices([Path(name) for name in names], target, wishes.max_bad_fraction, progress)
     if not 0.0 <= wishes.max_bad_fraction <= 1.0:
         message = f"A fraction of {wishes.max_bad_fraction:g} cannot be."
         raise UsageError(message, where="--max-bad-fraction", fix="use 0 to 1")
-    check_codes(wishes.reject)
+    check_codes(wishes.reject, near=wishes.near_duplicates is not None)
+    signer = Signer(wishes.near_duplicates) if wishes.near_duplicates is not None else None
     fractions = parse_split(wishes.split)
     sources = _open(names, wishes)
     lengths = Lengths.of(wishes.model)
     described = _describe(sources, wishes)
     roots = described["media_roots"]
-    judge = Judge(tuple(sources), wishes.check_media, wishes.embed_media, frozenset(wishes.reject))
+    judge = Judge(tuple(sources), wishes.check_media, wishes.embed_media, frozenset(wishes.reject), signer)
     with workplace(target, described) as working:
         need_space(working, 2 * sum(source.path.stat().st_size for source in sources if source.path.is_file()))
         maker = PartMaker(judge, working / PARTS, roots, wishes.model)
@@ -158,6 +163,8 @@ def _download(names: Sequence[str | Path], wishes: _Wishes, folder: Path, proces
     """Fetch the pictures of the chosen rows that are on the web."""
     from mmtune.data.bulk import download, urls_of
 
+    if any(slice_of(Path(name)) for name in names):  # its pictures were fetched when it was made
+        return
     sources = _open(names, wishes)
     urls = urls_of(sources, _chosen(sources, wishes.max_samples, wishes.seed, wishes.shard))
     found = download(urls, folder, processes=processes, distributor=distributor)
@@ -206,6 +213,7 @@ def _describe(sources: Sequence[Source], wishes: _Wishes) -> dict[str, Any]:
             "split": wishes.split,
             "model": wishes.model,
             "reject": list(wishes.reject),
+            "near_duplicates": wishes.near_duplicates,
             "allow_urls": wishes.allow_urls,
             "allow_outside": wishes.allow_outside,
         },
@@ -246,7 +254,7 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
 def _result(manifest: Mapping[str, Any], target: Path, seconds: float) -> dict[str, Any]:
     keys = (
         "rows", "rejected", "reasons", "media", "fingerprint", "media_rules", "leading_answers", "warnings",
-        "duplicates", "copies", "left_out_by_weight", "rows_by_source", "lengths", "slice",
+        "duplicates", "near_duplicates", "copies", "left_out_by_weight", "rows_by_source", "lengths", "slice",
     )  # fmt: skip
     found = {key: manifest[key] for key in keys if key in manifest}
     rows = {name: part["rows"] for name, part in manifest.get("splits", {}).items()}
