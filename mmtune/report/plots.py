@@ -31,6 +31,7 @@ _INK: Mapping[Theme, Mapping[str, Any]] = {
         "series": ("#79a9f5", "#f0984f", "#62c98a", "#c79be6"),
     },
 }
+_GROUND: Mapping[Theme, str] = {"light": "#ffffff", "dark": "#14171c"}
 _DECADE = 10  # a range wider than this is drawn on a logarithmic axis
 _STYLE: Any = {
     "svg.hashsalt": "mmtune",  # ids inside an SVG are random without it
@@ -138,8 +139,7 @@ def draw_points(
         figure, axes = _empty(label, over, ink, size)
         if len(line) > 1:
             axes.plot(*zip(*line, strict=True), color=ink["text"], linewidth=0.9, linestyle=":", zorder=1)
-        for point in sorted(points, key=lambda point: point.color):
-            place = point.color
+        for point in sorted(points, key=lambda point: point.color):  # smaller ones on top: equal ones stay in sight
             color = ink["series"][point.color % len(ink["series"])]
             if point.low is not None and point.high is not None:
                 axes.plot([point.x, point.x], [point.low, point.high], color=color, alpha=0.5, linewidth=1.4, zorder=2)
@@ -147,8 +147,10 @@ def draw_points(
                 "marker": "osD^"[place % 4],
                 "markersize": max(5.5, 10 - 1.5 * place),
             }  # equal points stay in sight
-            shape |= {"markeredgecolor": ink["ground"], "markeredgewidth": 0.9}
-            axes.plot([point.x], [point.y], linestyle="none", color=color, label=point.name, zorder=3 + place, **shape)
+            shape |= {"markeredgecolor": _GROUND[theme], "markeredgewidth": 0.9}
+            axes.plot(
+                [point.x], [point.y], linestyle="none", color=color, label=point.name, zorder=3 + point.color, **shape
+            )
         values = [point.x for point in points]
         if min(values) > 0 and max(values) / min(values) > _DECADE:
             axes.set_xscale("log")

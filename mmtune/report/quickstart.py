@@ -19,6 +19,7 @@ LINES = {
     "unbound": ("unbound reader", "gem", "knows which colours, shapes and places occur, but not which belong together"),
     "blank_picture": ("blank picture", "ring", "the trained model itself, shown an empty picture"),
 }
+_NEAR = 0.025  # dots nearer to each other than this overlap
 LABELS = {"llava": "LLaVA", "vlora": "VLoRA", "lavin": "LaVIN", "multi_token": "multi_token"}
 
 
@@ -92,9 +93,11 @@ def _lanes(methods: Sequence[Mapping[str, Any]], scores: Any, baselines: Any) ->
 def _separate(marks: Sequence[dict[str, Any]]) -> None:
     """Move dots that would lie on each other a little up and down."""
     dots = [mark for mark in marks if mark["shape"] == "dot" and mark["value"] is not None]
-    for place, mark in enumerate(dots):
-        if any(other is not mark and abs(other["value"] - mark["value"]) < 0.025 for other in dots):
-            mark["shift"] = 26 + 48 * place // max(1, len(dots) - 1)
+    for mark in dots:
+        near = [other for other in dots if abs(other["value"] - mark["value"]) < _NEAR]
+        if len(near) > 1:
+            place = next(at for at, other in enumerate(near) if other is mark)
+            mark["shift"] = 22 + 56 * place // (len(near) - 1)
 
 
 def _mark(name: str, shape: str, value: float | None, tone: int | None) -> dict[str, Any]:
