@@ -11,6 +11,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -72,7 +74,8 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         self.placeholder_ids = {name: self.host.vocab_size + index for index, name in enumerate(ordered)}
         accepted = inspect.signature(language_model.forward).parameters
         self._takes_positions = "position_ids" in accepted
-        self._slices_logits = "logits_to_keep" in accepted
+        # A boolean mask of positions is understood since transformers 5.22; before it, all logits are computed.
+        self._slices_logits = "logits_to_keep" in accepted and Version(transformers.__version__) >= Version("5.22")
         self.lora_names: frozenset[str] = frozenset()
         self.trains_in_team = False  # True: every forward touches every trained parameter
         self.owns_language_model = False  # True: the weights travel with every save, as in a converted folder
