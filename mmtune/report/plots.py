@@ -143,14 +143,9 @@ def draw_points(
             color = ink["series"][point.color % len(ink["series"])]
             if point.low is not None and point.high is not None:
                 axes.plot([point.x, point.x], [point.low, point.high], color=color, alpha=0.5, linewidth=1.4, zorder=2)
-            shape = {
-                "marker": "osD^"[place % 4],
-                "markersize": max(5.5, 10 - 1.5 * place),
-            }  # equal points stay in sight
-            shape |= {"markeredgecolor": _GROUND[theme], "markeredgewidth": 0.9}
-            axes.plot(
-                [point.x], [point.y], linestyle="none", color=color, label=point.name, zorder=3 + point.color, **shape
-            )
+            shape = {"marker": "osD^"[point.color % 4], "markersize": max(5.5, 10 - 1.5 * point.color)}
+            shape |= {"markeredgecolor": _GROUND[theme], "markeredgewidth": 0.9, "zorder": 3 + point.color}
+            axes.plot([point.x], [point.y], linestyle="none", color=color, label=point.name, **shape)
         values = [point.x for point in points]
         if min(values) > 0 and max(values) / min(values) > _DECADE:
             axes.set_xscale("log")

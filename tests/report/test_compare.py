@@ -1,0 +1,242 @@
+"""Runs side by side: matched or not, ranked or not, and what is told when something is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mmtune.core.errors import DataError, UsageError
+from mmtune.evaluation.run import evaluate
+from mmtune.model.build import load
+from mmtune.model.decoding import Decoding
+from mmtune.report.compare import build as module
+from mmtune.report.compare.budget import budget
+from mmtune.report.compare.build import Compared, compare
+from mmtune.report.compare.pareto import pareto
+from mmtune.report.compare.runs import read_runs
+from mmtune.report.compare.write import markdown, write_comparison
+from mmtune.train.recipe import resolve
+from mmtune.train.run import train
+from tests.report.test_html import check
+from tests.tiny import save_tiny_lm, save_tiny_vision
+
+COLORS = ("red", "blue", "green", "pink")
+
+
+def write_data(folder: Path, rows: int = 8) -> Path:
+    found = []
+    for number in range(rows):
+        color = COLORS[number % len(COLORS)]
+        Image.new("RGB", (20, 20), color).save(folder / f"{number}.png")
+        turns = [{"from": "human", "value": "<image>\nWhat color?"}, {"from": "gpt", "value": color}]
+        found.append({"id": f"row{number}", "image": f"{number}.png", "conversations": turns})
+    path = folder / "data.json"
+    path.write_text(json.dumps(found))
+    return path
+
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, Path]:
+    """Two methods under the same budget, one of them once more with another seed."""
+    folder = tmp_path_factory.mktemp("work")
+    base, vision = save_tiny_lm(folder / "lm"), save_tiny_vision(folder / "vision")
+    made = {}
+    for name, method, seed in (("a", "llava", 0), ("b", "vlora", 0), ("c", "llava", 1)):
+        settings = {"model.settings": {"every": 1, "rank": 4, "dim": 16, "heads": 2, "depth": 1}}
+        chosen = {"method": method, "model.base": base, "model.vision": vision, "data.train": [str(data)]}
+        chosen |= {"train.seed": seed, "train.max_steps": 6, "train.batch_size": 4, "run.device": "cpu"}
+        chosen |= {"train.epochs": 4, "data.cache": str(folder / "cache")}
+        recipe = resolve("finetune", overrides={**chosen, **(settings if method == "vlora" else {})})
+        made[name] = Path(train(recipe, verb="finetune", output=folder / "runs" / name)["run"])
+    return made
+
+
+@pytest.fixture
+def scored(runs: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Evaluate a run as ``mmtune eval`` does, into the working directory's ``runs/eval``."""
+    monkeypatch.chdir(tmp_path)
+
+    def evaluated(name: str, **options: Any) -> None:
+        model, processor = load(runs[name] / "model", device="cpu")
+        output = Path("runs/eval") / f"qa_{name}{len(options)}"
+        evaluate(
+            model, processor, data=data, output=output, decoding=Decoding(max_new_tokens=4),
+            model_name=str(runs[name] / "model"), **options,
+        )  # fmt: skip
+
+    return evaluated
+
+
+@pytest.fixture(autouse=True)
+def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmtune.report.compare.speed.SECONDS", 0.0)
+    monkeypatch.setattr("mmtune.report.compare.speed.ROUNDS", 1)
+
+
+def compared(runs: dict[str, Path], *names: str) -> Compared:
+    return compare([runs[name] for name in names], device="cpu")
+
+
+def test_two_methods_under_one_budget(
+    runs: dict[str, Path], scored: Callable[..., None], tmp_path: Path, data: Path
+) -> None:
+    scored("a")
+    scored("b")
+    found = compared(runs, "a", "b")
+    result = found.result
+    assert json.loads(json.dumps(result)) == result
+    assert list(result["runs"]) == ["LLaVA", "VLoRA"]
+    assert result["budget"]["matched"]
+    assert result["budget"]["shared"]["seed"] == 0
+    for figures in result["runs"].values():
+        for key in (
+            "trainable_parameters", "checkpoint_bytes", "peak_memory_bytes", "visual_tokens", "prefill_flops",
+            "first_token_s", "tokens_per_second", "training_flops", "seconds", "tokens",
+        ):  # fmt: skip
+            assert figures[key] > 0, key
+        assert figures["notes"] == []
+    assert result["runs"]["LLaVA"]["visual_tokens"] > result["runs"]["VLoRA"]["visual_tokens"] == 1
+    for curve in result["curves"].values():
+        assert len(curve["loss"]) == 6
+        assert all(len(curve[key]) == 6 and curve[key] == sorted(curve[key]) for key in ("tokens", "seconds", "flops"))
+    (table,) = result["evaluations"]
+    assert result["ranked"], result["reasons"]
+    assert [row["n"] for row in table["rows"]] == [8, 8]
+    assert table["rows"][0]["rank"] == 1
+    (test,) = table["tests"]
+    assert (test["n"], test["clusters"]) == (8, 8)
+    assert {"bootstrap", "mcnemar", "p", "p_holm"} <= set(test)
+
+    page, beside = write_comparison(found, tmp_path / "new" / "page.html")
+    text = check(page)
+    for part in ("Under a matched budget", "qa · data", "time to first token", "McNemar"):
+        assert part in text
+    assert beside.read_text() == markdown(found)
+    assert "| trained parameters |" in beside.read_text()
+
+
+def test_scores_made_under_other_conditions_are_not_ranked(runs: dict[str, Path], scored: Callable[..., None]) -> None:
+    scored("a")
+    scored("b", limit=5)
+    result = compared(runs, "a", "b").result
+    assert not result["ranked"]
+    assert any("rows differs: LLaVA 8, VLoRA 5" in reason for reason in result["reasons"])
+    (table,) = result["evaluations"]
+    assert [row["rank"] for row in table["rows"]] == [None, None]
+    assert table["tests"] == result["pareto"] == []
+
+    scored("b")  # now there is one that both share, and one that is left over
+    result = compared(runs, "a", "b").result
+    assert [table["ranked"] for table in result["evaluations"]] == [True, False]
+
+
+def test_evaluations_of_other_weights_are_left_out(runs: dict[str, Path], scored: Callable[..., None]) -> None:
+    scored("a")
+    scored("b")
+    path = Path("runs/eval/qa_b0/scores.json")
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps({**result, "model_fingerprint": "0" * 64}))
+    found = compared(runs, "a", "b").result
+    assert "other weights" in " ".join(found["runs"]["VLoRA"]["notes"])
+    assert [row["run"] for row in found["evaluations"][0]["rows"]] == ["LLaVA"]
+    assert not found["ranked"]
+    path.write_text(json.dumps({name: value for name, value in result.items() if name != "contract"}))
+    found = compared(runs, "a", "b").result
+    assert "does not record its conditions" in " ".join(found["reasons"])
+
+
+def test_runs_without_evaluations_of_another_seed(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = compared(runs, "a", "c")
+    result = found.result
+    assert list(result["runs"]) == ["a", "c"]  # the method alone does not tell them apart
+    assert not result["ranked"]
+    assert "mmtune eval" in result["reasons"][0]
+    differing = {entry["what"]: entry["values"] for entry in result["budget"]["differences"]}
+    assert differing["seed"] == {"a": 0, "c": 1}
+    assert not result["budget"]["matched"]
+    page, _ = write_comparison(found, tmp_path / "page.html")
+    assert "Not under a matched budget" in check(page)
+
+
+def test_what_is_no_finished_run_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no run"):
+        read_runs([runs["a"], tmp_path])
+    with pytest.raises(DataError, match="no run") as caught:
+        read_runs([runs["a"], runs["a"].parent / "bb"])
+    assert str(runs["b"]) in str(caught.value.fix)
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    (stopped / "status.json").write_text('{"status": "interrupted", "step": 3, "total_steps": 9}')
+    (stopped / "command.txt").write_text("mmtune finetune --output stopped\n")
+    with pytest.raises(DataError, match="after step 3 of 9") as caught:
+        read_runs([stopped, runs["a"]])
+    assert caught.value.fix == "continue it: mmtune finetune --output stopped"
+    for wrong in ([runs["a"]], [runs["a"], runs["a"]]):
+        with pytest.raises(UsageError):
+            read_runs(wrong)
+
+
+def test_a_run_whose_data_is_gone_is_compared_without_its_operations(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = runs["b"] / "recipe.yaml"
+    before = recipe.read_text()
+    recipe.write_text(before.replace("data.json", "gone.json"))
+    try:
+        result = compared(runs, "a", "b").result
+    finally:
+        recipe.write_text(before)
+    assert result["runs"]["VLoRA"]["training_flops"] is None
+    assert "no training operations" in result["runs"]["VLoRA"]["notes"][0]
+    assert result["curves"]["VLoRA"]["flops"] == []
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    rows = [
+        {"run": name, "value": value, "low": None, "high": None} for name, value in zip("abc", (3, 2, 1), strict=True)
+    ]
+    table = {"ranked": True, "rows": rows, "title": "t", "score": "s", "higher_is_better": True}
+    costs = {name: {"prefill_flops": cost} for name, cost in zip("abc", (9, 4, 5), strict=True)}
+    (plot,) = pareto(table, costs)
+    assert [point["front"] for point in plot["points"]] == [True, True, False]
+    (plot,) = pareto({**table, "higher_is_better": False}, costs)
+    assert [point["front"] for point in plot["points"]] == [False, True, True]
+
+
+def test_budgets_are_told_apart_by_the_rows_of_their_steps(runs: dict[str, Path]) -> None:
+    first, second = read_runs([runs["a"], runs["b"]])
+    assert budget([first, second])["matched"]
+    second.rows[2]["rows"] = "00000000"
+    found = budget([first, second])
+    assert [entry["what"] for entry in found["differences"]] == ["rows of every step, in order"]
+    for run in (first, second):
+        del run.rows[0]["rows"]
+    assert [entry["what"] for entry in budget([first, second])["differences"]] == [
+        "rows of every step, in order (not recorded)"
+    ]
+
+
+def test_large_models_are_measured_one_after_the_other(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mmtune.report.compare.speed._Contestant.fits", lambda *_: False)
+    result = module.compare([runs["a"], runs["b"]], device="cpu").result
+    assert all(figures["first_token_s"] > 0 for figures in result["runs"].values())
