@@ -43,13 +43,19 @@ class Evaluation(Protocol):
 def make_cases(processor: MMTuneProcessor) -> list[Case]:
     """One case with a picture, or an item of each modality, and one of text alone."""
     vocabulary = min(len(processor.tokenizer), *processor.placeholder_ids.values())
+    text, known = _random_ids(vocabulary), processor.tokenizer.get_vocab()
+    marks = torch.tensor([known[name] for name in processor.markers.values() if name in known], dtype=torch.long)
+    text[torch.isin(text, marks)] = min(_SPECIAL_IDS, vocabulary - 1)  # plain transformers takes them for pictures
     shown = _with_picture if set(processor.modalities) == {"image"} else _with_media
-    return [shown(processor, vocabulary), text_case(vocabulary)]
+    return [shown(processor, text), _without_media(text)]
 
 
 def text_case(vocabulary: int) -> Case:
     """Random ids."""
-    text = _random_ids(vocabulary)
+    return _without_media(_random_ids(vocabulary))
+
+
+def _without_media(text: Tensor) -> Case:
     mask = torch.ones(1, len(text), dtype=torch.long)
     return Case(text, None, {"input_ids": text.unsqueeze(0), "attention_mask": mask})
 
@@ -65,8 +71,8 @@ def _random_ids(vocabulary: int) -> Tensor:
     return torch.randint(min(_SPECIAL_IDS, vocabulary - 1), vocabulary, (2 * _TEXT,), generator=generator)
 
 
-def _with_picture(processor: MMTuneProcessor, vocabulary: int) -> Case:
-    text, modality = _random_ids(vocabulary), processor.modalities["image"]
+def _with_picture(processor: MMTuneProcessor, text: Tensor) -> Case:
+    modality = processor.modalities["image"]
     image = random_image()
     raw = modality.load(image)
     count = num_slots(processor.slots["image"], modality.positions(raw))
@@ -80,9 +86,8 @@ def _with_picture(processor: MMTuneProcessor, vocabulary: int) -> Case:
     return Case(ids, picture, {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "media": media})
 
 
-def _with_media(processor: MMTuneProcessor, vocabulary: int) -> Case:
+def _with_media(processor: MMTuneProcessor, text: Tensor) -> Case:
     """An item of each modality in the midst of the text, ``IMAGE - n`` for the one of modality n."""
-    text = _random_ids(vocabulary)
     ids, input_ids, media = [text[:_TEXT]], [text[:_TEXT]], {}
     for index, (name, modality) in enumerate(processor.modalities.items()):
         raw = modality.load(make_item(modality, random_image()))

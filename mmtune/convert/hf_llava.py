@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from mmtune.convert.damage import read_json, reading
 from mmtune.convert.language import Language, check_language
 from mmtune.convert.llava import plan_llava
-from mmtune.convert.original import Original
+from mmtune.convert.original import FRAME, START_END, Original
 from mmtune.convert.plan import Plan, Request
 from mmtune.convert.reference import num_parameters
 from mmtune.convert.reference_hf import NativeReference
@@ -32,6 +32,7 @@ _COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
 _SELECT = {"default": "patch", "full": "cls_patch"}
 _PLAIN_ACTIVATIONS = ("linear", "identity")
 _OWN_KEYS = ("do_pad", "image_grid_pinpoints", "processor_class", "image_processor_type", "_valid_kwargs_names")
+_FRAMED = "<image>".join(FRAME)
 # What a chat template says of the conversation format.
 _SIGNS = (("[INST]", "mistral_instruct"), ("<|im_start|>", "chatml_direct"))
 
@@ -61,13 +62,16 @@ def read_native(folder: Path, request: Request, *, merge: bool, dtype: torch.dty
     if tokenizer is None:
         raise CheckpointError("No tokenizer in this folder.", where=str(folder), fix="copy the tokenizer's files too")
     newline = parts["newline"].get("image_newline")
-    original = Original(folder, "full", settings, language, None, tower, projector, newline, tokenizer, {})
+    texts = _chat_templates(folder)
+    if any(_FRAMED in text for text in texts):
+        settings |= {START_END: True, "mm_use_im_patch_token": False}
+    found = (language, None, tower, projector, newline, tokenizer, {})
+    original = Original(folder, "full", settings, *found, template=_template(texts))
     return plan_llava(
         original,
         merge=merge,
         dtype=dtype,
         format="hf",
-        template=_template(folder),
         reference=NativeReference(folder, num_parameters(store), dtype),
     )
 
@@ -178,10 +182,14 @@ def _settings(
     return values
 
 
-def _template(folder: Path) -> str:
-    """The conversation format that the folder's chat template describes; ``vicuna_v1`` is LLaVA's own."""
+def _chat_templates(folder: Path) -> list[str]:
     texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("chat_template.*"))]
     config = folder / "tokenizer_config.json"
     if config.is_file():
         texts.append(str(read_json(config).get("chat_template") or ""))
+    return texts
+
+
+def _template(texts: Sequence[str]) -> str:
+    """The conversation format that the folder's chat template describes; ``vicuna_v1`` is LLaVA's own."""
     return next((name for sign, name in _SIGNS for text in texts if sign in text), "vicuna_v1")

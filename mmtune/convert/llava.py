@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mmtune.convert.lora import Lora, merged_part, read_lora
-from mmtune.convert.original import TEMPLATE, Original, image_settings, notes, original_files, read_original
+from mmtune.convert.original import FRAME, Original, image_settings, notes, original_files, read_original
 from mmtune.convert.plan import Part, Plan, Reference, Request, keep
 from mmtune.convert.reference_llava import LLaVAReference
 from mmtune.convert.tensors import Store, not_understood, require_shape
@@ -42,7 +42,6 @@ def plan_llava(
     merge: bool,
     dtype: torch.dtype | None,
     format: str = "llava",
-    template: str = TEMPLATE,
     reference: Reference | None = None,
 ) -> Plan:
     """The plan of an opened checkpoint, whichever format it was read from.
@@ -72,16 +71,17 @@ def plan_llava(
         base=original.base_entry if not merge else {"source": "language_model", "revision": None, "probe": None},
         encoders={"image": {**original.tower.source, "settings": image}},
         origins=original.origins,
-        settings={"projector": kind},
+        settings={"projector": kind, **(dict(zip(("start", "end"), FRAME, strict=True)) if original.is_framed else {})},
         tokenizer=original.tokenizer,
         legacy_tokenizer=False,
-        template=template,
+        template=original.template,
         dtype=dtype or original.language.dtype,
         max_length=original.max_length,
         notes=notes(original, image),
         sources=original.sources,
         reference=reference or LLaVAReference(original, image, lora, dtype, merge=merge),
         original=original_files(original, format),
+        control_tokens=original.control_tokens,
     )
 
 

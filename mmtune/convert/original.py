@@ -28,9 +28,14 @@ from mmtune.convert.tokenizer_files import NAMES as TOKENIZER_FILES
 from mmtune.convert.tokenizer_files import find_tokenizer
 from mmtune.convert.vision import Tower
 from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError
+from mmtune.model.templates import named_template
 
-TEMPLATE = "vicuna_v1"
-SETTINGS = ("vision.num_attention_heads", "vision.hidden_act", PROJECTOR)
+_DEFAULT_TEMPLATE = "vicuna_v1"
+_TEMPLATE = "template"  # --set key
+SETTINGS = ("vision.num_attention_heads", "vision.hidden_act", PROJECTOR, _TEMPLATE)
+START_END = "mm_use_im_start_end"  # key of config.json
+FRAME = ("<im_start>", "<im_end>")  # around each picture, when that key says so
+_PATCH = "<im_patch>"  # stands before them in the vocabulary, in no prompt
 _PROJECTOR = re.compile(r"^(?:base_model\.model\.)?(?:model\.)?mm_projector\.(.+)$")
 _NEWLINE = re.compile(r"^(?:base_model\.model\.)?model\.image_newline$")
 _TOWER = re.compile(r"^(?:base_model\.model\.)?model\.vision_tower\.")
@@ -52,6 +57,18 @@ class Original:
     tokenizer: Path
     surplus: Store  # tensors beside the language model in the same files
     told: tuple[str, ...] = ()  # what the user should know of how it was opened
+    template: str = _DEFAULT_TEMPLATE  # conversation format
+
+    @property
+    def is_framed(self) -> bool:
+        """Whether start and end tokens stand around pictures."""
+        return bool(self.config.get(START_END))
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """What the original's loader adds to a tokenizer whose files lack it."""
+        patch = (_PATCH,) if self.config.get("mm_use_im_patch_token", True) else ()
+        return (*patch, *FRAME) if self.is_framed else ()
 
     @property
     def is_copied(self) -> bool:
@@ -88,12 +105,12 @@ def read_original(folder: Path, form: str, request: Request) -> Original:
 
     Raises:
         CheckpointError: Something is missing, unknown, damaged or does not fit.
-        NotPossibleError: Start and end tokens around pictures, several scales, or an unknown decoder.
-        UsageError: An unknown ``--set`` key.
+        NotPossibleError: An adapter with start and end tokens, several scales, or an unknown decoder.
+        UsageError: An unknown ``--set`` key or template.
     """
     _check_settings(request)
     config = find_config(folder, request)
-    _refuse_variants(config, folder)
+    _refuse_variants(config, folder, form)
     base: Place | None = None
     if form == "full":
         language, told = _read_whole(folder, request)
@@ -106,7 +123,10 @@ def read_original(folder: Path, form: str, request: Request) -> Original:
     projector, newline = _projector({**extra, **surplus})
     tokenizer = _tokenizer(folder, language)
     tower = open_tower(folder, config, surplus, request)
-    return Original(folder, form, config, language, base, tower, projector, newline, tokenizer, surplus, told)
+    template = named_template(str(request.settings.get(_TEMPLATE, _DEFAULT_TEMPLATE))).name
+    if config.get(START_END) and _TEMPLATE not in request.settings:
+        told += (f"Prompts are written as '{template}'; for LLaVA's v0 releases add --set template=llava_v0.",)
+    return Original(folder, form, config, language, base, tower, projector, newline, tokenizer, surplus, told, template)
 
 
 def _read_whole(folder: Path, request: Request) -> tuple[Language, tuple[str, ...]]:
@@ -140,13 +160,14 @@ def _check_settings(request: Request) -> None:
         )
 
 
-def _refuse_variants(config: Mapping[str, Any], folder: Path) -> None:
+def _refuse_variants(config: Mapping[str, Any], folder: Path, form: str) -> None:
     where = str(folder / "config.json")
-    if config.get("mm_use_im_start_end"):
+    if config.get(START_END) and form != "full":
         raise NotPossibleError(
-            "Start and end tokens around pictures (mm_use_im_start_end) are not read by this version.",
+            f"An adapter with start and end tokens ({START_END}) changes the embeddings of its base, which is not read "
+            "by this version.",
             where=where,
-            fix="use a checkpoint of LLaVA-1.5 or later, which has none",
+            fix="use the full checkpoint",
         )
     if config.get("s2"):
         raise NotPossibleError("Towers of several scales (s2) are not read by this version.", where=where)

@@ -144,6 +144,7 @@ class Plan:
         sources: Folders that are read.
         reference: How to evaluate the source.
         original: The source's own small files, kept so that its format can be written again.
+        control_tokens: What the original's loader adds to the tokenizer where its files lack it, in this order.
     """
 
     format: str
@@ -163,6 +164,7 @@ class Plan:
     sources: tuple[Path, ...]
     reference: Reference
     original: OriginalFiles | None = None
+    control_tokens: tuple[str, ...] = ()
 
     def part(self, folder: str) -> Part | None:
         """The weights that go into a folder of an mmtune checkpoint: ``""``, ``language_model``, ``lora``, …"""

@@ -12,7 +12,7 @@ from pathlib import Path
 from mmtune.convert.damage import reading
 from mmtune.convert.plan import Plan
 from mmtune.convert.skeleton import build_skeleton
-from mmtune.convert.tokenizer_files import stage_tokenizer
+from mmtune.convert.tokenizer_files import stage_tokenizer, with_control_tokens
 from mmtune.convert.writer import write_json
 from mmtune.core.errors import CheckpointError
 from mmtune.model.build import make_processor
@@ -54,7 +54,7 @@ def staged(plan: Plan) -> Iterator[Stage]:
 def _tokenizer(plan: Plan, vocabulary: int) -> object:
     with tempfile.TemporaryDirectory() as name, reading(plan.tokenizer, "The tokenizer's files"):
         stage_tokenizer(plan.tokenizer, Path(name), legacy=plan.legacy_tokenizer)
-        tokenizer = load_tokenizer(name)
+        tokenizer = with_control_tokens(load_tokenizer(name), plan.control_tokens)
     if len(tokenizer) > vocabulary:
         raise CheckpointError(
             f"The tokenizer has {len(tokenizer)} tokens, the language model {vocabulary} rows.",

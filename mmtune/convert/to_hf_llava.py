@@ -22,6 +22,7 @@ from mmtune.convert.staging import Stage
 from mmtune.convert.tokenizer_files import portable_settings
 from mmtune.convert.writer import Entry, write_json
 from mmtune.core.errors import NotPossibleError
+from mmtune.methods.base import Frame
 from mmtune.model.processing import load_tokenizer
 from mmtune.model.templates import CHAT, TEMPLATES, TwoSeparators
 from mmtune.model.tokenization import PieceTokenizer
@@ -31,6 +32,7 @@ _ROUND = 64  # rows of the vocabulary, for tensor-parallel servers
 _TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # positions that are no patch
 _LAYERS, _NEWLINE = "projector.image.layers.", "line_break.image"
 _NATIVE = "multi_modal_projector.linear_"
+_NO_FRAME = Frame("", "")
 _EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -63,9 +65,10 @@ def arrange_llava(plan: Plan, stage: Stage) -> Layout:
     if "generation_config.json" in language.documents:
         documents["generation_config.json"] = language.documents["generation_config.json"]
     part = Part("", "model", tuple(entries), documents)
-    template = _chat_template(plan.template, tokenizer)
+    frame = stage.processor.frame or _NO_FRAME
+    template = _chat_template(plan.template, tokenizer, frame)
     notes = [] if template else [f"Template '{plan.template}' has no form as a chat template; prompts are raw."]
-    if not _same_ids(tokenizer, image_id):
+    if not _same_ids(tokenizer, image_id, frame):
         notes.append("transformers splits text behind a picture into other tokens than LLaVA's code does.")
 
     def finish(folder: Path) -> None:
@@ -74,9 +77,10 @@ def arrange_llava(plan: Plan, stage: Stage) -> Layout:
     return Layout((part,), "hf-llava", HF, finish, notes=tuple(notes))
 
 
-def _same_ids(tokenizer: PreTrainedTokenizerBase, image_id: int) -> bool:
+def _same_ids(tokenizer: PreTrainedTokenizerBase, image_id: int, frame: Frame) -> bool:
     """Whether a prompt with the picture's token in it has the ids of its pieces, as LLaVA's code makes them."""
-    pieces, texts = PieceTokenizer(tokenizer), ("USER: ", "\nWhat is this? ASSISTANT:")
+    pieces = PieceTokenizer(tokenizer)
+    texts = (f"USER: {frame.before}", f"{frame.after}\nWhat is this? ASSISTANT:")
     first, second = ([token.id for token in pieces.tokens(text)] for text in texts)
     whole = tokenizer(IMAGE_TOKEN.join(texts))["input_ids"]
     return list(whole) == [*pieces.opening, *first, image_id, *second]
@@ -199,19 +203,20 @@ def _write_processor(
     write_json(folder / "preprocessor_config.json", values)  # where older versions and servers look
 
 
-def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+def _chat_template(name: str, tokenizer: PreTrainedTokenizerBase, frame: Frame) -> str | None:
     """The prompt format as a chat template over content parts, each picture before the text of its turn."""
-    if name == CHAT:
+    if name == CHAT and frame == _NO_FRAME:
         return tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
     form = TEMPLATES.get(name)
     if not isinstance(form, TwoSeparators):
         return None
+    shown = repr(f"{frame.before}{IMAGE_TOKEN}{frame.after}\n")
     user, assistant = form.roles
     first, second = form.separators
     system = f"{form.system}{first}" if form.system else ""
     return (
         "{%- macro text(content) -%}{%- if content is string -%}{{ content }}{%- else -%}"
-        f"{{%- for part in content if part['type'] == 'image' -%}}{{{{ '{IMAGE_TOKEN}\\n' }}}}{{%- endfor -%}}"
+        f"{{%- for part in content if part['type'] == 'image' -%}}{{{{ {shown} }}}}{{%- endfor -%}}"
         "{%- for part in content if part['type'] == 'text' -%}{{ part['text'] }}{%- endfor -%}"
         "{%- endif -%}{%- endmacro -%}"
         "{%- if messages[0]['role'] == 'system' -%}"

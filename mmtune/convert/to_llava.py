@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmtune.convert.layout import Layout, renamed
+from mmtune.convert.original import FRAME, START_END
 from mmtune.convert.plan import PlainPlan, Plan, Request
 from mmtune.convert.staging import Stage
 from mmtune.convert.to_original import arrange_original, kept_files, require_method
@@ -45,6 +46,7 @@ def _config(plan: Plan, stage: Stage, kind: str) -> dict[str, Any]:
         names = ", ".join(stage.model.modalities)
         raise NotPossibleError(f"LLaVA takes pictures alone, this model: {names}.", where="--to", fix="use --to mmtune")
     settings = modality.settings.model_dump(mode="json")
+    framed = _is_framed(stage)
     kept = kept_files(plan, "llava")
     values: dict[str, Any] = {
         "mm_projector_type": kind,
@@ -52,6 +54,7 @@ def _config(plan: Plan, stage: Stage, kind: str) -> dict[str, Any]:
         "mm_vision_select_layer": settings["layer"],
         "mm_vision_select_feature": settings["select"],
         "image_aspect_ratio": settings["aspect"],
+        START_END: framed,
     }
     if settings["aspect"] == "anyres":
         values |= {"image_grid_pinpoints": settings["pinpoints"], "mm_patch_merge_type": settings["merge"]}
@@ -65,4 +68,23 @@ def _config(plan: Plan, stage: Stage, kind: str) -> dict[str, Any]:
     name = _DECODERS[decoder]
     source = str(plan.encoders["image"]["source"])
     return {**values, "model_type": name, "architectures": [_CLASSES[name]], "mm_vision_tower": source,
-            "mm_use_im_start_end": False, "mm_use_im_patch_token": False}  # fmt: skip
+            "mm_use_im_patch_token": False}  # fmt: skip
+
+
+def _is_framed(stage: Stage) -> bool:
+    """Whether prompts have LLaVA's start and end tokens around pictures.
+
+    Raises:
+        NotPossibleError: Other texts, or tokens that the tokenizer does not have.
+    """
+    frame = stage.processor.frame
+    if frame is None:
+        return False
+    texts = (frame.before, frame.after)
+    if texts != FRAME or not set(FRAME) <= stage.processor.tokenizer.get_vocab().keys():
+        raise NotPossibleError(
+            f"LLaVA's code has the tokens {' and '.join(FRAME)} around pictures, this model the texts {texts}.",
+            where="--to",
+            fix="use --to mmtune",
+        )
+    return True

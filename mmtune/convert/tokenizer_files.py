@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sentencepiece import SentencePieceProcessor
-from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerBase
 
 from mmtune.convert.damage import damaged, read_json
 from mmtune.convert.writer import write_json
@@ -97,6 +98,12 @@ def _is_llama(path: Path) -> bool:
     """Whether the SentencePiece model is what the tokenizer is read from: the config names no other class."""
     kind = read_json(path).get("tokenizer_class") if path.is_file() else None
     return kind in (None, "LlamaTokenizer", "LlamaTokenizerFast")
+
+
+def with_control_tokens(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer with these control tokens: behind all others if new, as they are in any text if known already."""
+    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True)
+    return tokenizer
 
 
 def portable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

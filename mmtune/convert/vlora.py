@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmtune.convert.original import TEMPLATE, Original, image_settings, notes, original_files, read_original
+from mmtune.convert.original import START_END, Original, image_settings, notes, original_files, read_original
 from mmtune.convert.plan import Part, Plan, Request, change, keep
 from mmtune.convert.reference_vlora import VLoRAReference
 from mmtune.convert.tensors import Store, StoredTensor, not_understood, require_shape
@@ -72,13 +72,17 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
 
     Raises:
         CheckpointError: Something is missing, unknown, damaged or does not fit.
-        NotPossibleError: ``merge``, or a LoRA beside the generator.
+        NotPossibleError: ``merge``, a LoRA beside the generator, or start and end tokens.
     """
     if merge:
         raise NotPossibleError(MERGING, where="--to merged", fix="use --to mmtune")
     if form == "lora":
         raise NotPossibleError("VLoRA with a LoRA is not read by this version.", where=str(folder))
     original = read_original(folder, form, request)
+    if original.is_framed:
+        raise NotPossibleError(
+            f"VLoRA with start and end tokens ({START_END}) is not read by this version.", where=str(folder)
+        )
     sizes = infer(original)
     image = image_settings(original)
     _check_positions(original, sizes, image)
@@ -106,7 +110,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         },
         tokenizer=original.tokenizer,
         legacy_tokenizer=True,
-        template=TEMPLATE,
+        template=original.template,
         dtype=dtype or original.language.dtype,
         max_length=original.max_length,
         notes=notes(original, image),

@@ -25,6 +25,14 @@ class Lead:
     absent: str  # stands there in a sample without items
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Texts that stand around each item, wherever it is; ordinary words of the vocabulary to the language model."""
+
+    before: str
+    after: str
+
+
 class Method(nn.Module, ABC):
     """A way for perception to reach a language model.
 
@@ -49,6 +57,7 @@ class Method(nn.Module, ABC):
         "what it makes of media acts on a whole row of the batch, and a packed row holds several samples"
     )
     lead: Lead | None = None  # not None: a sample has one item at most, at this place
+    frame: Frame | None = None  # not None: prompts have these texts around each item
 
     def __init__(self, settings: config.Settings, lm: Host, modalities: Mapping[str, Modality]) -> None:
         super().__init__()

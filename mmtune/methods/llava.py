@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from mmtune.core import config
+from mmtune.hosts.host import Host
+from mmtune.methods.base import Frame
 from mmtune.methods.tokens import TokenMethod
 from mmtune.modalities.base import Modality
 from mmtune.nn.projector import Projector
@@ -14,6 +18,8 @@ class LLaVASettings(config.Settings):
     """Settings of LLaVA."""
 
     projector: str = "mlp2x_gelu"  # linear, identity or mlpNx_gelu
+    start: str = ""  # text before each item, <im_start> in the first releases
+    end: str = ""  # text after each item
 
 
 class LLaVA(TokenMethod):
@@ -26,6 +32,11 @@ class LLaVA(TokenMethod):
     name = "llava"
     Settings = LLaVASettings
     settings: LLaVASettings
+
+    def __init__(self, settings: LLaVASettings, lm: Host, modalities: Mapping[str, Modality]) -> None:
+        super().__init__(settings, lm, modalities)
+        if settings.start or settings.end:
+            self.frame = Frame(settings.start, settings.end)
 
     def make_projector(self, name: str, modality: Modality, out_features: int) -> nn.Module:
         """The same kind for every modality."""

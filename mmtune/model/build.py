@@ -174,6 +174,7 @@ def make_processor(model: MMTuneModel, tokenizer: Any, template: str | None = No
         placeholder_ids=model.placeholder_ids,
         slots={name: slots_of(partial(model.method.placeholders, name)) for name in model.modalities},
         lead=model.method.lead,
+        frame=model.method.frame,
     )
 
 

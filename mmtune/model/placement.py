@@ -1,4 +1,4 @@
-"""Media of methods that have one place for them: after the BOS, behind a text of their own, before everything else."""
+"""Where media stand in a prompt: among a method's own texts around each, or all at the one place that it has."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from dataclasses import replace
 
 from mmtune.core.errors import DataError
 from mmtune.data.sample import Media, Part, Text, Turn
-from mmtune.methods.base import Lead
+from mmtune.methods.base import Frame, Lead
 from mmtune.model.rendering import Segment, Template, marker_of
+
+
+def framed(markers: Mapping[str, str], frame: Frame | None, form: Template, *, generate: bool) -> Mapping[str, str]:
+    """What a prompt format writes for an item of each modality: its marker, and the texts that a method has around."""
+    if frame is None or not form.frames(generate=generate):
+        return markers
+    return {name: f"{frame.before}{marker}{frame.after}" for name, marker in markers.items()}
 
 
 def place(

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from mmtune.core.errors import DataError, UsageError
-from mmtune.data.sample import Sample, Text, Turn
-from mmtune.methods.base import Lead
+from mmtune.data.sample import Sample, Turn
+from mmtune.methods.base import Frame, Lead
 from mmtune.modalities.base import Modality
 from mmtune.model import encoding
 from mmtune.model.chat import ChatTemplate
@@ -20,13 +20,14 @@ from mmtune.model.encoding import IGNORED, Batch, Encoded, OverlongError, Untrai
 from mmtune.model.instruction import InstructionPieces
 from mmtune.model.kinds import with_own_names
 from mmtune.model.opening import Opener, leave_closed, open_one, open_together
-from mmtune.model.placement import opened, place
+from mmtune.model.placement import framed, opened, place
 from mmtune.model.processor_files import Slots, num_slots, read_modalities, read_settings, write_settings
 from mmtune.model.rendering import Segment, Template
 from mmtune.model.rows import (
     Overlong,
     after_leading_assistant,
     fitted,
+    guarded,
     naming,
     refuse_empty_answers,
     refuse_loose_markers,
@@ -52,6 +53,7 @@ class MMTuneProcessor:
         slots: Modality to how many placeholder ids one item gets. With 0 an item leaves no trace in the ids, while the
             rendered prompt keeps its marker.
         lead: The one place for media of a method that has one, whatever the template.
+        frame: The texts around each item of a method that has some.
 
     Raises:
         UsageError: No such template.
@@ -66,13 +68,14 @@ class MMTuneProcessor:
         placeholder_ids: Mapping[str, int],
         slots: Mapping[str, Slots],
         lead: Lead | None = None,
+        frame: Frame | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.modalities = dict(modalities)
         self.template = template
         self.placeholder_ids = dict(placeholder_ids)
         self.slots: dict[str, Slots] = dict(slots)
-        self.lead = lead
+        self.lead, self.frame = lead, frame
         self._pieces = PieceTokenizer(tokenizer)
         self._templates: dict[str, Template] = {}
         self.template_of(template)
@@ -237,7 +240,8 @@ class MMTuneProcessor:
         known = modalities if modalities is not None else read_modalities(settings, folder)
         tokenizer = load_tokenizer(source, revision)
         lead = Lead(**settings["lead"]) if settings.get("lead") else None
-        return cls(tokenizer, known, settings["template"], settings["placeholder_ids"], settings["slots"], lead)
+        frame = Frame(**settings["frame"]) if settings.get("frame") else None
+        return cls(tokenizer, known, settings["template"], settings["placeholder_ids"], settings["slots"], lead, frame)
 
     def _own(self, sample: Sample) -> Sample:
         return with_own_names(sample, self.modalities)
@@ -259,7 +263,7 @@ class MMTuneProcessor:
         refuse_loose_markers(turns, self.markers)
         refuse_media_in_answers(turns)
         if form.name != "raw":  # the text of a raw prompt is the template itself
-            turns = tuple(_guarded(turn, self._pieces) for turn in turns)
+            turns = tuple(guarded(turn, self._pieces) for turn in turns)
             system = None if system is None else self._pieces.guard(system)
         segments = self._render(form, turns, system, generate=generate)
         media, placeholders = self._take_media(sample, opener)
@@ -269,7 +273,8 @@ class MMTuneProcessor:
 
     def _render(self, form: Template, turns: tuple[Turn, ...], system: str | None, *, generate: bool) -> list[Segment]:
         if self.lead is None:
-            return form.render(turns, generate=generate, system=system, markers=self.markers)
+            markers = framed(self.markers, self.frame, form, generate=generate)
+            return form.render(turns, generate=generate, system=system, markers=markers)
         ahead, turns = place(turns, self.lead, form, self.markers)
         segments = form.render(turns, generate=generate, system=system, markers=self.markers, led=True)
         return opened(segments, ahead, self.tokenizer.bos_token)
@@ -289,11 +294,6 @@ class MMTuneProcessor:
             count = num_slots(self.slots[item.modality], positions)
             placeholders.setdefault(item.modality, []).append((self.placeholder_ids[item.modality], count))
         return media, placeholders
-
-
-def _guarded(turn: Turn, pieces: PieceTokenizer) -> Turn:
-    parts = tuple(Text(pieces.guard(part.text)) if isinstance(part, Text) else part for part in turn.parts)
-    return replace(turn, parts=parts)
 
 
 AutoProcessor.register(MMTuneConfig, MMTuneProcessor)

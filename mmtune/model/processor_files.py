@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from mmtune.core.errors import CheckpointError
-from mmtune.methods.base import Lead
+from mmtune.methods.base import Frame, Lead
 from mmtune.modalities.base import Modality
 from mmtune.model.sources import NANO, read_modality, relative_source, resolve_source
 
@@ -31,6 +31,7 @@ class HasSettings(Protocol):
     placeholder_ids: dict[str, int]
     slots: dict[str, Slots]
     lead: Lead | None
+    frame: Frame | None
 
 
 def num_slots(slots: Slots, positions: int) -> int:
@@ -66,6 +67,7 @@ def write_settings(processor: HasSettings, folder: Path) -> None:
         "placeholder_ids": processor.placeholder_ids,
         "slots": processor.slots,
         **({"lead": asdict(processor.lead)} if processor.lead is not None else {}),
+        **({"frame": asdict(processor.frame)} if processor.frame is not None else {}),
         "modalities": modalities,
     }
     folder.mkdir(parents=True, exist_ok=True)

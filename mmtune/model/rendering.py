@@ -119,6 +119,10 @@ class Template(ABC):
         """The same format for a tokenizer with this text of its EOS; most formats write one of their own."""
         return self
 
+    def frames(self, *, generate: bool) -> bool:
+        """Whether the texts that a method has around each item are written."""
+        return True
+
     @abstractmethod
     def lay_out(self, talk: Conversation, generate: bool, markers: Markers | None) -> list[Segment]:
         """The segments of a conversation that has been taken apart; the part that differs between formats."""

@@ -15,6 +15,7 @@ from mmtune.data.sample import Media, Sample, Text, Turn
 from mmtune.modalities.base import Modality
 from mmtune.model.encoding import IGNORED, Encoded, OverlongError
 from mmtune.model.kinds import keys_of
+from mmtune.model.tokenization import PieceTokenizer
 
 Overlong = Literal["error", "truncate-text", "drop"]
 
@@ -51,6 +52,12 @@ def refuse_empty_answers(sample: Sample) -> None:
         raise DataError("The row has no answer to train.", fix="give it an answer of the assistant")
     if any(not turn.text.strip() for turn in answers):
         raise DataError("The row has an empty answer.", fix="fill the answer in or leave the row out")
+
+
+def guarded(turn: Turn, pieces: PieceTokenizer) -> Turn:
+    """The turn with its text kept from writing control tokens."""
+    parts = tuple(Text(pieces.guard(part.text)) if isinstance(part, Text) else part for part in turn.parts)
+    return replace(turn, parts=parts)
 
 
 def refuse_loose_markers(turns: Sequence[Turn], markers: Mapping[str, str]) -> None:

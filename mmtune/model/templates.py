@@ -129,6 +129,10 @@ class Plain(Template):
     stop: tuple[str, ...] = ("\n",)
     media_first: bool = True
 
+    def frames(self, *, generate: bool) -> bool:
+        """In prompts alone: training rows begin with the medium itself, whatever was around it."""
+        return generate
+
     def lay_out(self, talk: Conversation, generate: bool, markers: Markers | None) -> list[Segment]:
         media = tuple(part for part in talk.turns[0].parts if isinstance(part, Media))
         shown = "".join(marker_of(item.modality, markers) for item in media)
@@ -158,6 +162,10 @@ class Raw(Template):
     system: str = ""
     stop: tuple[str, ...] = ()
     media_first: bool = False
+
+    def frames(self, *, generate: bool) -> bool:
+        """The text has them where it wants them."""
+        return False
 
     def lay_out(self, talk: Conversation, generate: bool, markers: Markers | None) -> list[Segment]:
         found = [Segment(talk.system)] if talk.system else []

@@ -265,7 +265,7 @@ def test_flipped_bytes_of_a_pickle_never_pass_as_other_tensors(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("damage", "error"),
     [
-        (edit_config(mm_use_im_start_end=True), NotPossibleError),
+        (edit_config(mm_use_im_start_end=True), CheckpointError),
         (edit_config(s2=True), NotPossibleError),
         (edit_config(image_aspect_ratio="anyres_max_9"), NotPossibleError),
         (edit_config(model_type="llava_mpt"), NotPossibleError),
