@@ -97,7 +97,7 @@ def _separate(marks: Sequence[dict[str, Any]]) -> None:
         near = [other for other in dots if abs(other["value"] - mark["value"]) < _NEAR]
         if len(near) > 1:
             place = next(at for at, other in enumerate(near) if other is mark)
-            mark["shift"] = 22 + 56 * place // (len(near) - 1)
+            mark["shift"] = 26 + 48 * place // (len(near) - 1)
 
 
 def _mark(name: str, shape: str, value: float | None, tone: int | None) -> dict[str, Any]:

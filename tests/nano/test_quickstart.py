@@ -72,6 +72,8 @@ def test_two_methods_are_measured_side_by_side_and_nothing_is_done_twice(
     report = Path(found["report"]).read_text()
     assert "VLoRA" in report
     assert "data:image/png;base64," in report
+    assert "Which is better, and is it chance?" in report
+    assert (tmp_path / "out/runs/eval/vlora/test_heldout/scores.json").is_file()  # where `mmtune compare` finds it
 
     again = quickstart(output=tmp_path / "out", sizes=SIZES, **base)
     assert len(trainer.calls) == 4

@@ -1,0 +1,46 @@
+"""``mmtune compare`` from training and evaluation to the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+
+def test_runs_are_compared_from_the_command_line(
+    mmtune: Run, checkpoint: Path, data: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmtune.report.compare.speed.SECONDS", 0.0)
+    for name, seed in (("one", 0), ("two", 1)):
+        options = ("--data", data, "--batch-size", 2, "--epochs", 2, "--device", "cpu", "--output", f"runs/{name}")
+        trained = mmtune("finetune", "--model", checkpoint, *options, "--seed", seed, "--json")
+        assert trained.code == 0, trained.err
+        scored = mmtune("eval", "--model", f"runs/{name}", "--benchmark", "qa", "--data", data, "--json")
+        assert scored.json["contract"]["rows"] == 3
+    found = mmtune("compare", "runs/one", "runs/two", "--image", picture, "--html", "page.html", "--json")
+    assert found.code == 0, found.err
+    result = found.json
+    assert list(result["runs"]) == ["one", "two"]
+    assert "seed" in [entry["what"] for entry in result["budget"]["differences"]]
+    assert result["ranked"]
+    assert result["measurement"]["picture"] == str(picture)
+    assert result["measurement"]["device"] in ("cpu", "cuda", "mps")
+    assert (Path(result["html"]).is_file(), Path(result["markdown"]).name) == (True, "page.md")
+    shown = mmtune("compare", "runs/one", "runs/two")
+    assert "Not under a matched budget" in shown.err + shown.out
+    assert "time to first token" in shown.err + shown.out
+
+
+def test_only_finished_runs_are_compared(mmtune: Run) -> None:
+    for name, status in (("a", "interrupted"), ("b", "completed")):
+        Path(name).mkdir()
+        Path(name, "status.json").write_text(json.dumps({"status": status}))
+        Path(name, "command.txt").write_text("mmtune finetune --output a\n")
+    assert mmtune("compare", "a", "b", "--json").error["exit"] == 3
+    assert "mmtune finetune --output a" in mmtune("compare", "a", "b", "--json").error["fix"]
+    assert mmtune("compare", "b", "nothing", "--json").error["exit"] == 3
+    assert mmtune("compare", "a", "--json").error["exit"] == 2
+    assert mmtune("compare", "--json").error["exit"] == 2
