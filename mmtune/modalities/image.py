@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+
+# The same class is public, but its public name asks for torchvision in transformers 5.17.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from mmtune.core import config
 from mmtune.core.errors import CheckpointError, MediaError, NotPossibleError, UsageError

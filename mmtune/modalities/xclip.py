@@ -8,7 +8,10 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, PreTrainedConfig, XCLIPModel
+from transformers import PreTrainedConfig, XCLIPModel
+
+# The same class is public, but its public name asks for torchvision in transformers 5.17.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from mmtune.core import config
 from mmtune.modalities.audio import unknown_encoder
