@@ -100,9 +100,7 @@ def evaluate(
         records = collect(task, model, processor, samples, job)
     _check_complete(samples, records, limits)
     facts = {"ignored_predictions": ignored, "model": model_name, "model_fingerprint": fingerprint, "data_sha256": sha}
-    facts |= _whereabouts(data, media_root)
-    if fingerprint is not None:  # sums of weights differ in their last bit between devices
-        facts["device"] = model.device.type
+    facts |= _whereabouts(data, media_root) | {"device": None if fingerprint is None else model.device.type}
     asked = (decoding, None if fingerprint is None else str(model.dtype).removeprefix("torch."))
     return _scored(task, table, records, folder, limits, facts, asked)
 
