@@ -29,7 +29,11 @@ _TOWER = re.compile(r"^(?:model\.)?vision_tower\.(?:vision_model\.)?(.+)$")
 _PROJECTOR = re.compile(r"^(?:model\.)?multi_modal_projector\.linear_([12])\.(weight|bias)$")
 _NEWLINE = re.compile(r"^(?:model\.)?image_newline$")
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
-_SELECT = {"default": "patch", "full": "cls_patch"}
+# Which positions of a tower: ``default`` leaves out the first one, SigLIP has no class token there.
+_SELECT = {
+    "clip_vision_model": {"default": "patch", "full": "cls_patch"},
+    "siglip_vision_model": {"full": "patch"},
+}
 _PLAIN_ACTIVATIONS = ("linear", "identity")
 _OWN_KEYS = ("do_pad", "image_grid_pinpoints", "processor_class", "image_processor_type", "_valid_kwargs_names")
 _FRAMED = "<image>".join(FRAME)
@@ -113,16 +117,17 @@ def _language(folder: Path, config: Any, tensors: Store) -> Language:
 
 def _tower(folder: Path, config: Any, tensors: Store) -> tuple[Tower, dict[str, Any]]:
     vision = {key: value for key, value in config.vision_config.to_dict().items() if value is not None}
-    if vision.get("model_type") != "clip_vision_model":
+    if vision.get("model_type") not in _SELECT:
         raise NotPossibleError(
             f"A LLaVA with a '{vision.get('model_type')}' tower is not read by this version.",
             where=str(folder / "config.json"),
-            fix="use one with a CLIP tower",
+            fix="use one with a CLIP or SigLIP tower",
         )
     vision = {key: value for key, value in vision.items() if key not in ("dtype", "_name_or_path")}
     preparation = _preparation(folder)
     kept = {key: value for key, value in preparation.items() if key not in _OWN_KEYS}
-    prepared = {**kept, "image_processor_type": "CLIPImageProcessor"} if kept else None
+    siglip = str(preparation.get("image_processor_type")).startswith("Siglip")
+    prepared = {**kept, "image_processor_type": f"{'Siglip' if siglip else 'CLIP'}ImageProcessor"} if kept else None
     return checked_tower(Tower(vision, prepared, tensors, None, inside=False), str(folder)), preparation
 
 
@@ -163,16 +168,17 @@ def _settings(
     where = str(folder / "config.json")
     tiles = config.model_type == "llava_next"
     strategy = config.vision_feature_select_strategy
-    if strategy not in _SELECT or not isinstance(config.vision_feature_layer, int):
+    select = _SELECT[config.vision_config.model_type]
+    if strategy not in select or not isinstance(config.vision_feature_layer, int):
         raise NotPossibleError(
             f"Features of layers {config.vision_feature_layer!r} selected as '{strategy}' are not read.",
             where=where,
-            fix="use a model with one layer, selected as default or full",
+            fix=f"use a model with one layer, selected as {' or '.join(select)}",
         )
     values: dict[str, Any] = {
         "mm_projector_type": "linear" if "weight" in projector else "mlp2x_gelu",
         "mm_vision_select_layer": config.vision_feature_layer,
-        "mm_vision_select_feature": _SELECT[strategy],
+        "mm_vision_select_feature": select[strategy],
         "image_aspect_ratio": "anyres" if tiles else "pad" if preparation.get("do_pad") else "square",
     }
     if tiles:

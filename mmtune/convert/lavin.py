@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ from mmtune.convert.tensors import StoredTensor, not_understood, require_shape
 from mmtune.convert.vision import Tower
 from mmtune.convert.writer import Entry
 from mmtune.core.config import Settings, parse_settings
-from mmtune.core.errors import CheckpointError, NotPossibleError
+from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError
 
 MERGING = "LaVIN's adapters are mixed anew for every sample: there is no single set of weights to merge them into."
 TEMPLATE = "lavin"
@@ -67,6 +67,8 @@ def read(path: Path, form: str, request: Request, *, merge: bool, dtype: torch.d
     """
     if merge:
         raise NotPossibleError(MERGING, where="--to merged", fix="use --to mmtune")
+    if request.encoders:
+        raise UsageError("LaVIN has one encoder, its CLIP.", where="--encoder", fix="give it with --vision")
     choices = parse_settings(Choices, _bare(request.settings), where="--set lavin")
     adapter = open_adapter(find_adapter(path))
     _refuse_variants(adapter)
@@ -75,7 +77,7 @@ def read(path: Path, form: str, request: Request, *, merge: bool, dtype: torch.d
     copied = place.hub_id is None
     tower = find_tower(adapter, path, request)
     temperature, more = _temperature(choices, adapter, language)
-    scale = float(choices.scale if choices.scale is not None else adapter.arguments.get("adapter_scale", 1.0))
+    scale = choices.scale if choices.scale is not None else _number(adapter, "adapter_scale", 1.0)
     part, sizes = _method_part(adapter, language, tower, dtype)
     parts = [part, tower.part(dtype), language.part(dtype) if copied else None]
     image = {"select": "taps", "tap_every": choices.tap_every, "aspect": "stretch", "statistics": "imagenet"}
@@ -137,12 +139,27 @@ def _refuse_variants(adapter: AdapterFile) -> None:
 
 
 def _temperature(choices: Choices, adapter: AdapterFile, language: Language) -> tuple[float, tuple[str, ...]]:
-    given = choices.temperature if choices.temperature is not None else adapter.arguments.get("temperature")
+    given = choices.temperature if choices.temperature is not None else _number(adapter, "temperature", None)
     if given is not None:
-        return float(given), ()
+        return given, ()
     value = _WIDE_TEMPERATURE if language.hidden_size == _WIDE else _TEMPERATURE
     note = f"The file does not say the temperature of the routers: {value:g} was taken (--set lavin.temperature=…)."
     return value, (note,)
+
+
+@overload
+def _number(adapter: AdapterFile, key: str, default: float) -> float: ...
+@overload
+def _number(adapter: AdapterFile, key: str, default: None) -> float | None: ...
+def _number(adapter: AdapterFile, key: str, default: float | None) -> float | None:
+    value = adapter.arguments.get(key, default)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise CheckpointError(
+            f"The arguments of the training say {key} {value!r}, which is no number.",
+            where=str(adapter.path),
+            fix=f"give it with --set lavin.{key.removeprefix('adapter_')}=…",
+        )
+    return None if value is None else float(value)
 
 
 def _feature_notes(adapter: AdapterFile, tower: Tower, choices: Choices) -> tuple[str, ...]:

@@ -116,6 +116,12 @@ def _open(folder: Path, request: Request) -> Source:
         language = open_language(base.folder)
         check_base(config, language, folder)
     has_lora = has_weights(folder, ("adapter_model",)) and not others
+    if not (has_lora or others) and (folder / "adapter_config.json").is_file():  # some published uploads are like this
+        raise CheckpointError(
+            "There is an adapter_config.json, but the LoRA's weights are missing: adapter_model.safetensors or .bin.",
+            where=str(folder),
+            fix="get the file; to convert the projector alone, take adapter_config.json out of the folder",
+        )
     lora = read_lora(folder, language) if has_lora else None
     pads = bool(request.settings.get(_PAD, False))
     encoders = tuple(read_encoder(name, {}, folder, request) for name in names)

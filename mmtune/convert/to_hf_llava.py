@@ -178,6 +178,8 @@ def _write_processor(
     vision, stated = tower.documents["config.json"], dict(tower.documents["preprocessor_config.json"])
     tiles = settings["aspect"] == "anyres"
     kept = {key: value for key, value in stated.items() if key not in ("image_processor_type", "processor_class")}
+    if str(stated.get("image_processor_type")).startswith("Siglip"):  # which never crops, and need not say so
+        kept = {"do_center_crop": False, **{key: value for key, value in kept.items() if value is not None}}
     kept |= {"do_pad": settings["aspect"] != "square"}
     if tiles:
         kept["image_grid_pinpoints"] = [[height, width] for width, height in settings["pinpoints"]]

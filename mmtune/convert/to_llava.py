@@ -10,6 +10,7 @@ from mmtune.convert.plan import PlainPlan, Plan, Request
 from mmtune.convert.staging import Stage
 from mmtune.convert.to_original import arrange_original, kept_files, require_method
 from mmtune.core.errors import NotPossibleError
+from mmtune.modalities.image import ImageModality
 
 _FORMS = ("full", "lora", "projector")
 _LAYERS, _NEWLINE = "projector.image.layers.", "line_break.image"
@@ -45,6 +46,8 @@ def _config(plan: Plan, stage: Stage, kind: str) -> dict[str, Any]:
     if modality is None or len(stage.model.modalities) > 1:
         names = ", ".join(stage.model.modalities)
         raise NotPossibleError(f"LLaVA takes pictures alone, this model: {names}.", where="--to", fix="use --to mmtune")
+    if isinstance(modality, ImageModality):
+        _require_clip(str(modality.encoder_config.model_type))
     settings = modality.settings.model_dump(mode="json")
     framed = _is_framed(stage)
     kept = kept_files(plan, "llava")
@@ -69,6 +72,11 @@ def _config(plan: Plan, stage: Stage, kind: str) -> dict[str, Any]:
     source = str(plan.encoders["image"]["source"])
     return {**values, "model_type": name, "architectures": [_CLASSES[name]], "mm_vision_tower": source,
             "mm_use_im_patch_token": False}  # fmt: skip
+
+
+def _require_clip(kind: str) -> None:
+    if not kind.startswith("clip"):
+        raise NotPossibleError(f"LLaVA's code reads CLIP towers only, no '{kind}'.", where="--to", fix="use --to hf")
 
 
 def _is_framed(stage: Stage) -> bool:

@@ -34,7 +34,7 @@ _CLIP_KINDS = ("clip", "clip_vision_model")
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """A CLIP tower: config, picture preparation, and tensors by their names in ``CLIPVisionModel``."""
+    """A CLIP or SigLIP tower: config, picture preparation, and tensors by their names in its class of transformers."""
 
     config: Mapping[str, Any]
     preparation: Mapping[str, Any] | None
@@ -60,10 +60,11 @@ class Tower:
 
 
 def written_tower(tower: Tower, dtype: torch.dtype | None, folder: str = "") -> Part:
-    """A tower's weights, config and picture preparation, as a folder of ``CLIPVisionModel``."""
+    """A tower's weights, config and picture preparation, as a folder of its class in transformers."""
     entries = tuple(keep(tensor, f"vision_model.{name}", dtype) for name, tensor in tower.tensors.items())
     stored = next(iter(tower.tensors.values())).dtype
-    config = {**tower.config, "architectures": ["CLIPVisionModel"], "dtype": dtype_name(dtype or stored)}
+    made = _CLASSES[str(tower.config["model_type"])][1]
+    config = {**tower.config, "architectures": [made.__name__], "dtype": dtype_name(dtype or stored)}
     preparation = tower.preparation or default_preparation(int(tower.config["image_size"]))
     return Part(
         folder,
