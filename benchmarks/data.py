@@ -1,9 +1,9 @@
 """How fast and small data preparation is: generated data, figures of this machine into ``benchmarks/results``.
 
-    python -m benchmarks.data [json] [stat] [decode] [captions]
+    python -m benchmarks.data [json] [captions] [stat] [decode]
 
-Everything generated is deleted again. Memory is the largest resident set of any one process, workers included, and
-their sum for the whole tree.
+All of them without a name; they take up to 5 GB of the temporary folder, and everything generated is deleted again.
+Memory is the largest resident set of any one process, workers included, and their sum for the whole tree.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _WORDS = [
 
 
 def llava_json(path: Path, rows: int = _ROWS) -> None:
-    """A file like LLaVA's mix665k: about 1 GB, one line, some rows without a picture, talks of 1 to 6 rounds."""
+    """A file like LLaVA's mix665k: 1.0 GB, one line, some rows without a picture, talks of 1 to 6 rounds."""
     draw = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         file.write("[")
@@ -60,7 +60,7 @@ def llava_json(path: Path, rows: int = _ROWS) -> None:
             for turn in range(draw.choice((1, 2, 3, 4, 6))):
                 question = f"{' '.join(draw.choices(_WORDS, k=12))} {index}?"
                 talk.append({"from": "human", "value": ("<image>\n" if not turn and index % 16 else "") + question})
-                talk.append({"from": "gpt", "value": " ".join(draw.choices(_WORDS, k=52))})
+                talk.append({"from": "gpt", "value": " ".join(draw.choices(_WORDS, k=72))})
             row: dict[str, Any] = {"id": f"{index:012d}", "conversations": talk}
             if index % 16:
                 row["image"] = f"coco/train2017/{index % 300_000:012d}.jpg"
@@ -108,7 +108,10 @@ def measured(command: list[str]) -> dict[str, Any]:
     thread.start()
     text = process.communicate()[0]
     thread.join()
-    found = json.loads(text)
+    found = json.loads(text) if text else {}
+    if process.returncode:
+        message = (found.get("error") or {}).get("message", "no answer")
+        sys.exit(f"{' '.join(command)} failed with {process.returncode}: {message}")
     return {
         "rows": found.get("rows"),
         "seconds": round(time.monotonic() - began, 1),
@@ -117,7 +120,6 @@ def measured(command: list[str]) -> dict[str, Any]:
         "peak_mb_all_processes": round(peak["all"] / 1e6),
         "load_before": round(load, 1),
         "load_after": round(os.getloadavg()[0], 1),
-        "error": (found.get("error") or {}).get("message"),
     }
 
 
@@ -200,20 +202,25 @@ def _load() -> float:
 
 BENCHES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "json": bench_json,
+    "captions": bench_captions,
     "stat": bench_stat,
     "decode": bench_decode,
-    "captions": bench_captions,
 }
 
 
 def main(names: list[str]) -> None:
     """Run the benchmarks and keep their figures."""
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        sys.exit(f"No such benchmark: {', '.join(unknown)}. There are {', '.join(BENCHES)}.")
     path = RESULTS / "data.json"
     results = json.loads(path.read_text()) if path.is_file() else {}
     for name in names or list(BENCHES):
+        print(f"{name}: {BENCHES[name].__doc__}", flush=True)
         with tempfile.TemporaryDirectory(prefix="mmtune-bench-") as folder:
             results[name] = BENCHES[name](Path(folder)) | {"cores": os.cpu_count()}
-        print(name, json.dumps(results[name], indent=2))
+        for key, value in results[name].items():
+            print(f"  {key:32}{value}", flush=True)
         path.write_text(json.dumps(results, indent=2) + "\n")
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from mmtune.data.messages import RowError
-from mmtune.data.sample import Media, Sample, Text
+from mmtune.data.sample import Media, Sample, Text, Turn
 
 _PRIVATE = "\ue000"  # kept for the tokeniser's own use
 
@@ -48,6 +48,8 @@ def check_sample(sample: Sample) -> None:
 
 
 def _check_text(text: str) -> None:
+    if text.isascii():
+        return
     if _PRIVATE in text:
         raise RowError("private_character", "The text holds the private-use character U+E000.", fix="remove it")
     try:
@@ -70,10 +72,14 @@ def _check_talk(sample: Sample, opening: int) -> None:
     answers = [turn for turn in turns if turn.role == "assistant"]
     if not answers:
         raise RowError("no_answer", "The row has no answer.", fix="give the assistant's turn")
-    if any(isinstance(part, Media) for turn in answers for part in turn.parts):
+    if any(_has_media(turn) for turn in answers):
         raise RowError("media_in_answer", "An answer holds a medium.", fix="move it to a turn of the user")
-    if any(not turn.text.strip() for turn in answers):
+    empty = [turn for turn in turns if not turn.text.strip() and not _has_media(turn)]
+    if any(turn.role == "assistant" for turn in empty):
         raise RowError("empty_answer", "An answer is empty.", fix="fill it in or leave the row out")
-    for turn in turns:
-        if not turn.text.strip() and not any(isinstance(part, Media) for part in turn.parts):
-            raise RowError("empty_question", "A turn of the user is empty.", fix="fill it in or leave the row out")
+    if empty:
+        raise RowError("empty_question", "A turn of the user is empty.", fix="fill it in or leave the row out")
+
+
+def _has_media(turn: Turn) -> bool:
+    return any(isinstance(part, Media) for part in turn.parts)

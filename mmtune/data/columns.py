@@ -169,7 +169,7 @@ class _Items:
         elif found.rule == "inline":
             uri, path, name = text_of(found.value), None, text_of(item.uri)
         elif found.root >= 0:
-            path = os.path.relpath(found.path, roots[root])
+            path = found.path[len(roots[root].rstrip(os.sep)) + 1 :] or "."  # it lies under the root
         values = (item.modality, uri, root, path, facts.content, facts.size, facts.sha256, facts.type)
         for column, cell in zip(self.columns.values(), values, strict=True):
             column.append(cell)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 MARKERS: dict[str, str] = {
@@ -34,6 +36,7 @@ LIST_KEYS: dict[str, str] = {
     "embeddings": "embedding",
 }
 """Key of a data row to the modality of the items it lists."""
+_OTHER_KEYS = tuple((key, modality) for key, modality in LIST_KEYS.items() if modality in OTHER_MARKERS)
 GENERAL: dict[str, str] = {
     "vision_clip": "image",
     "audio_whisper": "audio",
@@ -44,9 +47,11 @@ GENERAL: dict[str, str] = {
 """Modalities of published multi_token checkpoints to the general kind of media that they read."""
 
 
-def markers_of(row: Mapping[str, Any]) -> dict[str, str]:
+def markers_of(row: Mapping[str, Any]) -> Mapping[str, str]:
     """The markers that count in a row."""
-    named = {modality for key, modality in LIST_KEYS.items() if row.get(key) is not None}
+    named = {modality for key, modality in _OTHER_KEYS if row.get(key) is not None}
+    if not named:
+        return MARKERS
     return {**MARKERS, **{modality: marker for modality, marker in OTHER_MARKERS.items() if modality in named}}
 
 
@@ -55,20 +60,15 @@ def cut_at_markers(text: str, markers: Mapping[str, str] = MARKERS) -> list[tupl
 
     Where two markers begin at the same character, the longer one counts.
     """
-    if not any(marker in text for marker in markers.values()):
+    pattern = _pattern(tuple(markers.values()))
+    if pattern.search(text) is None:
         return [(text, None)] if text else []
-    found: list[tuple[str, str | None]] = []
-    position = 0
-    while position < len(text):
-        hits = [
-            (at, -len(marker), name) for name, marker in markers.items() if (at := text.find(marker, position)) >= 0
-        ]
-        if not hits:
-            found.append((text[position:], None))
-            break
-        at, negative_length, name = min(hits)
-        if at > position:
-            found.append((text[position:at], None))
-        found.append((text[at : at - negative_length], name))
-        position = at - negative_length
-    return found
+    names = {marker: modality for modality, marker in sorted(markers.items(), reverse=True)}
+    return [(piece, names.get(piece)) for piece in pattern.split(text) if piece]
+
+
+@lru_cache
+def _pattern(markers: tuple[str, ...]) -> re.Pattern[str]:
+    """Any of the markers, as a group, so that splitting keeps them."""
+    longest_first = sorted(filter(None, markers), key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")

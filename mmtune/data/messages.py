@@ -67,9 +67,8 @@ def parts_of_text(text: str, queue: MediaQueue, markers: Mapping[str, str] = MAR
     Raises:
         RowError: More markers than items.
     """
-    return tuple(
-        Text(piece) if modality is None else queue.take(modality) for piece, modality in cut_at_markers(text, markers)
-    )
+    cut = cut_at_markers(text, markers)
+    return tuple([Text(piece) if modality is None else queue.take(modality) for piece, modality in cut])
 
 
 def media_lists(row: Mapping[str, Any], keys: Mapping[str, str] = LIST_KEYS) -> dict[str, list[Any]]:

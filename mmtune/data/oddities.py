@@ -14,6 +14,7 @@ CONTROL_TOKENS = (
     "<|system|>", "<start_of_turn>", "<end_of_turn>", "<|vision_start|>", "<|image_pad|>", "<im_patch>", "<im_start>",
 )  # fmt: skip
 _CONTROL = re.compile("|".join(map(re.escape, CONTROL_TOKENS)))
+_BEGINS = tuple(sorted({token[0] for token in CONTROL_TOKENS}))
 WARNINGS: dict[str, str] = {
     "control_token": "the text holds what some tokenisers take for a control token; it is tokenised as plain text",
     "leading_answer": "the talk begins with an answer, which is left out",
@@ -53,7 +54,8 @@ def check_codes(codes: Sequence[str], *, near: bool = True) -> frozenset[str]:
 def warnings_of(sample: Sample) -> Iterator[tuple[str, str]]:
     """(code, text) of what is odd about the turns of a row."""
     for turn in sample.turns:
-        found = _CONTROL.search(turn.text)
+        text = turn.text
+        found = _CONTROL.search(text) if any(begin in text for begin in _BEGINS) else None
         if found:
             yield "control_token", f"The text holds {found.group()}."
             break

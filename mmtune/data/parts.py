@@ -6,10 +6,12 @@ last and so tells that the part is whole. A preparation that was killed goes on 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -60,6 +62,11 @@ class PartMaker:
 
     def make(self, number: int, block: Block) -> int:
         """Check the rows of a block and write them; returns how many they were."""
+        with _without_collector():
+            self._make(number, block)
+        return len(block)
+
+    def _make(self, number: int, block: Block) -> None:
         lengths = _lengths(self.model)
         judged = [self.judge.judge(origin, count, row, lengths) for origin, count, row in block]
         accepted = [row for row in judged if isinstance(row, Accepted)]
@@ -76,7 +83,18 @@ class PartMaker:
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(rest), encoding="utf-8")
         os.replace(partial, path.with_suffix(".json"))
-        return len(block)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Leave out the search for cycles: rows have none, and going through them time and again takes a sixth as long."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @lru_cache(maxsize=1)

@@ -59,7 +59,7 @@ class JsonText:
             RowError: With the reason ``broken_json``, ``too_deep`` or ``bad_number``.
         """
         try:
-            return json.loads(self.text, parse_constant=_refuse_constant)
+            return _STRICT.decode(self.text)
         except json.JSONDecodeError as error:
             raise RowError(
                 "broken_json", f"Broken JSON: {error.msg} (column {error.colno}).", fix="repair the line"
@@ -72,6 +72,9 @@ class JsonText:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def read_rows(path: Path) -> Iterator[RawRow]:
