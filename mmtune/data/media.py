@@ -129,7 +129,7 @@ class MediaLookup:
             raise RowError(
                 "url_refused",
                 f"The row names a URL: {uri}",
-                fix="download it, or let it pass with --allow-urls",
+                fix="download it and name the file; prepare-data has --allow-urls, a recipe data.allow_urls",
             )
         try:
             whole = bool(urlparse(uri).hostname)

@@ -16,7 +16,7 @@ from torch import Tensor
 import mmtune
 from mmtune.convert.lavin_source import is_lavin
 from mmtune.convert.run import convert
-from mmtune.core.errors import CheckpointError, NotPossibleError, RecipeError
+from mmtune.core.errors import CheckpointError, NotPossibleError, RecipeError, UsageError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "lavin" / "a" / "checkpoint"
 ADAPTER = "adapter/checkpoint-19.pth"
@@ -160,6 +160,14 @@ def test_what_no_published_model_has_is_refused(source: Path, tmp_path: Path) ->
         convert(str(source), str(tmp_path / "out"), to="merged")
     change(source, lambda content: setattr(content["args"], "visual_adapter_type", "normal"))
     with pytest.raises(NotPossibleError, match="visual_adapter_type"):
+        convert(str(source), str(tmp_path / "out"))
+
+
+def test_arguments_that_are_no_numbers_and_encoders_by_name_are_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="one encoder"):
+        convert(str(source), str(tmp_path / "out"), encoders={"vision_clip": "x"})
+    change(source, lambda content: setattr(content["args"], "temperature", "hot"))
+    with pytest.raises(CheckpointError, match="temperature 'hot'"):
         convert(str(source), str(tmp_path / "out"))
 
 

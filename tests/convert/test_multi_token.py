@@ -151,6 +151,9 @@ REFUSED: dict[str, tuple[Callable[[Path], None], type[MMTuneError], str]] = {
         lambda folder: (folder / "non_lora_trainables.bin").write_bytes(b"PK\x03\x04 cut"), CheckpointError, "read",
     ),
     "no config of the lora": (lambda folder: (folder / "adapter_config.json").unlink(), CheckpointError, "adapter_con"),
+    "no weights of the lora": (
+        lambda folder: (folder / "adapter_model.safetensors").unlink(), CheckpointError, "LoRA's weights are missing",
+    ),
     "no projector": (lambda folder: (folder / "non_lora_trainables.bin").unlink(), CheckpointError, "No weights"),
 }  # fmt: skip
 
