@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmtune.core.errors import CheckpointError, MMTuneError, ResourceError
+from mmtune.model.sources import NANO, resolve_source
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DESCRIPTIONS = ("config.json", "params.json")  # of transformers, and of Meta
@@ -61,7 +62,9 @@ def is_hub_id(name: str) -> bool:
 
 
 def source_place(name: str) -> Place:
-    """The checkpoint to convert: a folder, a single ``.pt`` or ``.pth`` file, or a hub id that is downloaded."""
+    """The checkpoint to convert: a folder, a ``.pt`` or ``.pth`` file, a hub id that is downloaded, or ``nano``."""
+    if name == NANO:
+        return Place(Path(resolve_source(NANO, "adapter")))
     path = Path(name).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix in SINGLE_FILES):
         return Place(path)

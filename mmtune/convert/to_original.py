@@ -105,15 +105,19 @@ def arrange_original(
         lora = plan.part(_LORA)
         adapter = adapter_config(lora, kept, plan) if lora is not None else {}
         parts.append(replace(lora, folder="", documents={"adapter_config.json": adapter}))  # type: ignore[type-var]
-    options: dict[str, Any] = {"format": format, "form": form, "vision": _vision(plan, stage)}
+    tower = plan.part(_TOWER)
+    options: dict[str, Any] = {"format": format, "form": form}
+    if kept is None and tower is not None:  # a model that no checkpoint stands behind: its tower comes along
+        parts.append(tower)
+    elif tower is not None and tower.origin is None:
+        options["settings"] = _tower_settings(tower)
+    else:  # where the source had it
+        options["vision"] = str(tower.origin if tower is not None else plan.encoders["image"]["source"])
     language = plan.part(_LANGUAGE)
     if form != "full":
         options["llm"] = str(language.origin) if language is not None else plan.base["source"]
-    if (tower := plan.part(_TOWER)) is not None and tower.origin is None:
-        options["settings"] = _tower_settings(tower)
-        options.pop("vision")
     finish = _finisher(plan, stage, kept, form)
-    return Layout(tuple(parts), "original", format, finish, {k: v for k, v in options.items() if v is not None})
+    return Layout(tuple(parts), "original", format, finish, options)
 
 
 def _main_part(
@@ -134,9 +138,9 @@ def _main_part(
 
 
 def _inside(plan: Plan, kept: OriginalFiles | None) -> tuple[Entry, ...]:
-    """The tower's copy and the computed buffers, where the source had them too, or the tower has no other place."""
+    """The tower's copy and the computed buffers, where the source had them too."""
     tower = plan.part(_TOWER)
-    facts: Mapping[str, Any] = kept.facts if kept is not None else {"tower_inside": tower is not None}
+    facts: Mapping[str, Any] = kept.facts if kept is not None else {}
     found: list[Entry] = []
     if facts.get("tower_inside") and tower is not None:
         found += renamed(tower.entries, lambda name: _INSIDE + name)
@@ -175,14 +179,6 @@ def adapter_config(lora: Part, kept: OriginalFiles | None, plan: Plan) -> dict[s
         return read_json(kept.files["adapter_config.json"])
     base = plan.base["source"] if plan.part(_LANGUAGE) is None else None
     return {**lora.documents["adapter_config.json"], "base_model_name_or_path": base}
-
-
-def _vision(plan: Plan, stage: Stage) -> str | None:
-    """Where the check finds the tower: where the source had it."""
-    tower = plan.part(_TOWER)
-    if tower is None:
-        return str(plan.encoders["image"]["source"])
-    return str(tower.origin) if tower.origin is not None else None
 
 
 def _tower_settings(tower: Part) -> dict[str, Any]:

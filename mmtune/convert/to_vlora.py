@@ -33,12 +33,20 @@ def arrange(plan: Plan | PlainPlan, stage: Stage | None, request: Request) -> La
         raise NotPossibleError(
             f"VLoRA's code has {HEADS} heads, this generator {settings['heads']}.", where="--to", fix="use --to mmtune"
         )
+    if settings["normalize_features"]:
+        raise _not_published("has no norm on the features (normalize_features)")
+    if settings["placeholder"] != "slot":
+        raise _not_published(f"keeps a position for each picture, this model '{settings['placeholder']}' (placeholder)")
     method = plan.part("")
     projector = _generator(method, settings) if method is not None else ()
     return arrange_original(
         plan, stage, request, format="vlora", forms=("full", "projector"), projector=projector,
         config=_config(plan, stage, projector),
     )  # fmt: skip
+
+
+def _not_published(what: str) -> NotPossibleError:
+    return NotPossibleError(f"VLoRA's code {what}.", where="--to", fix="use --to mmtune")
 
 
 def _generator(method: Part, settings: dict[str, Any]) -> tuple[Entry, ...]:
