@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import DataError
 from mmtune.data.dataset import load_samples
-from mmtune.data.packing import REJECTED
+from mmtune.data.packing import REJECTED, WARNINGS
 from mmtune.data.sample import Sample
 from mmtune.report.gallery import show, spread
 from mmtune.report.page import render, write_page
 
-_EXAMPLES = 3  # rejected rows shown for each reason
+_EXAMPLES = 3  # rows shown for each reason or warning
 _LOOKED_AT = 2000  # rows whose lengths and media are counted
 
 
@@ -43,7 +43,9 @@ def write_data_report(folder: str | Path, *, count: int = 8) -> Path:
         manifest=manifest,
         splits={name: part["rows"] for name, part in (manifest.get("splits") or {}).items()},
         counts=_counts(_take(samples, _LOOKED_AT)),
-        rejected=rejected_by_reason(folder, manifest.get("reasons") or {}),
+        lengths=manifest.get("lengths"),
+        rejected=with_examples(folder / REJECTED, "reason", manifest.get("reasons") or {}),
+        warnings=with_examples(folder / WARNINGS, "code", manifest.get("warnings") or {}),
         shown=[show(sample) for sample in _take(samples, count)],
     )
     return write_page(folder / "report.html", page)
@@ -78,15 +80,19 @@ def _spread(values: Sequence[int]) -> str:
     return str(low) if low == high else f"{middle} ({low} to {high})"
 
 
-def rejected_by_reason(folder: Path, reasons: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Each reason with its count and a few rows."""
-    examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in reasons}
-    path = folder / REJECTED
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for line in lines:
-        row = json.loads(line)
-        found = examples.setdefault(str(row.get("reason")), [])
-        if len(found) < _EXAMPLES:
-            found.append(row)
-    ordered = sorted(examples, key=lambda reason: -reasons.get(reason, 0))
-    return [{"reason": reason, "count": reasons.get(reason, 0), "examples": examples[reason]} for reason in ordered]
+def with_examples(path: Path, key: str, counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Each code with its count and a few rows, the most frequent first.
+
+    Args:
+        path: List of rows, as ``rejected.jsonl`` and ``warnings.jsonl`` are.
+        key: Where an entry of the list has its code.
+    """
+    examples: dict[str, list[dict[str, Any]]] = {code: [] for code in counts}
+    with path.open(encoding="utf-8") if path.is_file() else nullcontext(()) as lines:
+        for line in lines:
+            row = json.loads(line)
+            found = examples.setdefault(str(row.get(key)), [])
+            if len(found) < _EXAMPLES:
+                found.append(row)
+    ordered = sorted(examples, key=lambda code: -counts.get(code, 0))
+    return [{"code": code, "count": counts.get(code, 0), "examples": examples[code]} for code in ordered]

@@ -97,6 +97,15 @@ def test_a_data_report_counts_shows_and_lists(tmp_path: Path) -> None:
     text = check(write_data_report(tmp_path / "out"))
     for part in ("a &lt;blue&gt; one", "media missing", "row bad", "data:image/png;base64,"):
         assert part in text
+    for part in ("Odd but used", "duplicate", "says the same"):
+        assert part in text
+    assert "Positions a row" not in text
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    lengths = {"limit": 2048, "over_limit": 1, "trained_fraction": 0.25, "positions": {"mean": 20.5, "max": 3071}}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, "lengths": lengths}))
+    text = check(write_data_report(tmp_path / "out"))
+    for part in ("Positions a row", "3,071", "25.0", "rows over 2,048 positions"):
+        assert part in text
     with pytest.raises(DataError):
         write_data_report(tmp_path)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from mmtune.core.errors import DataError
 from mmtune.data.dataset import load_samples
-from mmtune.data.packing import MANIFEST, WARNINGS
+from mmtune.data.packing import MANIFEST, REJECTED, WARNINGS
 from mmtune.model.processing import MMTuneProcessor
-from mmtune.report.data import rejected_by_reason
+from mmtune.report.data import with_examples
 from mmtune.report.gallery import spread
 from mmtune.report.inspection.statistics import look_at
 from mmtune.report.inspection.strips import Strip, make_strips
@@ -74,14 +74,6 @@ def data_page(found: Mapping[str, Any], strips: list[Strip]) -> str:
         title=f"Data · {folder.name}",
         found=found,
         strips=strips,
-        rejected=rejected_by_reason(folder, found["reasons"]),
-        warnings=_warnings(folder),
+        rejected=with_examples(folder / REJECTED, "reason", found["reasons"]),
+        warnings=with_examples(folder / WARNINGS, "code", found["warnings"]),
     )
-
-
-def _warnings(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    path, found = folder / WARNINGS, {}  # type: ignore[var-annotated]
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        entry = json.loads(line)
-        found.setdefault(entry["code"], []).append(entry)
-    return {code: entries[:3] for code, entries in found.items()}
