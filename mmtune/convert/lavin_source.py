@@ -18,7 +18,7 @@ from mmtune.convert.bases import open_language
 from mmtune.convert.damage import damaged
 from mmtune.convert.language import Language
 from mmtune.convert.locate import Place, candidates, locate
-from mmtune.convert.openai_clip import is_clip_file, read_clip_tower
+from mmtune.convert.openai_clip import is_clip_file, open_clip, read_clip_tower
 from mmtune.convert.plan import Request
 from mmtune.convert.tensors import StoredTensor, in_memory
 from mmtune.convert.vision import Tower, read_tower
@@ -142,6 +142,8 @@ def find_tower(adapter: AdapterFile, source: Path, request: Request) -> Tower:
     for file in (*files, _CACHE.expanduser()):
         if is_clip_file(file):
             return read_clip_tower(file)
+        if file.is_file() and file.name.startswith("ViT-"):
+            open_clip(file)  # says what is wrong with it, instead of looking elsewhere without a word
     for folder in folders:
         if (folder / "preprocessor_config.json").is_file():
             return read_tower(source, {}, {}, replace(request, vision=str(folder)))

@@ -188,3 +188,11 @@ def test_back_to_the_original_bit_by_bit(source: Path, tmp_path: Path) -> None:
     assert all(torch.equal(written["model"][name], tensor) for name, tensor in original["model"].items())
     said = {**vars(original["args"]), "n_prompt": 1}  # two blocks of the tower give one feature
     assert vars(written["args"]) == said
+
+
+def test_a_truncated_clip_is_named(source: Path, tmp_path: Path) -> None:
+    file = source / "clip" / "ViT-L-14.pt"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(CheckpointError) as caught:
+        convert(str(source), str(tmp_path / "out"), from_format="lavin", verify=False)
+    assert str(file) in str(caught.value.where)
