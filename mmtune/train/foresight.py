@@ -10,6 +10,7 @@ import torch
 
 from mmtune.core.errors import MMTuneError
 from mmtune.model.build import META
+from mmtune.model.kinds import with_own_names
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.train.data_setup import Data
 from mmtune.train.metrics import peak_memory_bytes
@@ -64,7 +65,7 @@ def _largest(recipe: Recipe, data: Data, processor: MMTuneProcessor, rows: Seque
     count = max(1, round(step["samples"] / parts))
     media: dict[str, tuple[dict[str, Any], list[int]]] = {}
     for index in range(min(_LOOKED_AT, len(data.feed.mixture))):
-        for item in data.feed.mixture.row(index).media:
+        for item in with_own_names(data.feed.mixture.row(index), processor.modalities).media:
             if item.modality not in media:
                 media[item.modality] = (processor.modalities[item.modality].load(item.uri), list(range(count)))
     positions = max(1, round(area / parts / count))

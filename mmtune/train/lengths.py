@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mmtune.core.errors import DataError
 from mmtune.data.sample import Sample
+from mmtune.model.kinds import with_own_names
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.train.batching import RowLengths
 from mmtune.train.feed import Mixture
@@ -51,14 +52,15 @@ def measure_rows(
 
 
 def _measure(sample: Sample, processor: MMTuneProcessor, options: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    media = sum(processor.modalities[item.modality].num_positions for item in sample.media)
     words = sum(len(turn.text.split()) for turn in sample.turns if turn.role != "system") + len(sample.media)
     signed = -max(words, 1) if sample.media else max(words, 1)  # the original counts a marker as a word
     limit = options.get("max_length")
     try:
+        sample = with_own_names(sample, processor.modalities)
         measured = processor.measure(sample, template=options.get("template"))
     except DataError:
         return 1, 0, 0, signed
+    media = sum(processor.modalities[item.modality].num_positions for item in sample.media)
     length = len(measured.input_ids)
     if limit is not None and length > limit:
         if options.get("overlong") != "truncate-text":

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmtune.core.errors import DataError, NotPossibleError
 from mmtune.model.build import DTYPES, META
+from mmtune.model.kinds import with_own_names
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.train.batching import RowLengths
@@ -170,7 +171,7 @@ def _shape(data: Data, lengths: RowLengths, rows: Sequence[int], processor: MMTu
     owners: dict[str, list[int]] = {}
     items: dict[str, dict[str, Tensor]] = {}
     for place, index in enumerate(rows):
-        for item in data.feed.mixture.row(index).media:
+        for item in with_own_names(data.feed.mixture.row(index), processor.modalities).media:
             if item.modality not in items:
                 items[item.modality] = processor.modalities[item.modality].load(item.uri)
             owners.setdefault(item.modality, []).append(place)
