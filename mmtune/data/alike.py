@@ -2,7 +2,7 @@
 
 Texts are looked up by bands of their MinHash, pictures by pieces of their hash, of which near hashes share one; what
 is found is then compared in full. Only rows that are like no earlier row are looked up, so that of every group of
-near-duplicates one row stays, and each of the others is near that one itself. About 1 kB a row is in memory.
+near-duplicates one row stays, and each of the others is near that one itself. Three to four kB a row are in memory.
 """
 
 from __future__ import annotations
