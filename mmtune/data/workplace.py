@@ -18,6 +18,7 @@ PARTS = "parts"
 _JOB = "job.json"
 _FORM = 2  # of the parts; a newer form does not go on with older parts
 _SPARE_BYTES = 64 << 20
+_ROOM = "free some space, then run the same command again; or choose another --output"
 
 
 @contextmanager
@@ -75,7 +76,11 @@ def _enter(working: Path, job: Mapping[str, Any]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def need_space(folder: Path, num_bytes: int) -> None:
+def need_space(
+    folder: Path,
+    num_bytes: int,
+    fix: str = "free some space, then run the same command again; or choose another --output",
+) -> None:
     """Ask the disk before writing.
 
     Raises:
@@ -86,5 +91,5 @@ def need_space(folder: Path, num_bytes: int) -> None:
         raise ResourceError(
             f"About {num_bytes / 1e6:,.0f} MB are needed, the disk has {free / 1e6:,.0f} MB left.",
             where=str(folder),
-            fix="free some space, then run the same command again; or choose another --output",
+            fix=fix,
         )

@@ -15,7 +15,6 @@ from typing import Any
 from mmtune.core.errors import ResourceError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_SPARE_BYTES = 32 * 1024**2  # what is left for logs when a checkpoint just fits
 
 
 @contextlib.contextmanager
@@ -42,21 +41,6 @@ def writing(path: Path) -> Iterator[None]:
         raise ResourceError(
             f"Cannot write: {error}.", where=str(path), fix="free some space or choose another --output"
         ) from error
-
-
-def need_space(folder: Path, num_bytes: int) -> None:
-    """Ask the disk before writing.
-
-    Raises:
-        ResourceError: Less is free than is needed.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes + _SPARE_BYTES:
-        raise ResourceError(
-            f"A checkpoint needs {num_bytes / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB left.",
-            where=str(folder),
-            fix="free some space, then run the same command again; save.keep=1 keeps fewer checkpoints",
-        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -24,11 +24,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmtune.core.errors import ResourceError
+from mmtune.data.workplace import need_space
 from mmtune.model.weights import whole
-from mmtune.train.files import need_space, replace_folder, sha256, sync, write_json, writing
+from mmtune.train.files import replace_folder, sha256, sync, write_json, writing
 
 _FILES = ("trained.safetensors", "optimizer.safetensors", "state.json")
 _MANIFEST = "MANIFEST.json"
+_ROOM = "free some space, then run the same command again; save.keep=1 keeps fewer checkpoints"
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,10 @@ def _make_space(root: Path, num_bytes: int) -> None:
     """
     for old in reversed(list_checkpoints(root)[1:]):
         try:
-            return need_space(root, num_bytes)
+            return need_space(root, num_bytes, _ROOM)
         except ResourceError:
             shutil.rmtree(old, ignore_errors=True)
-    need_space(root, num_bytes)
+    need_space(root, num_bytes, _ROOM)
 
 
 def find_checkpoint(root: Path, before: int | None = None) -> tuple[Checkpoint | None, list[str]]:
