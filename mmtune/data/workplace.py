@@ -39,6 +39,7 @@ def workplace(target: Path, job: Mapping[str, Any]) -> Iterator[Path]:
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
         working.parent.mkdir(parents=True, exist_ok=True)
+        Path(lock.lock_file).touch()  # a lock that may not be written looks to filelock like one that is taken
         with lock.acquire(timeout=0):
             _enter(working, job)
             try:
