@@ -124,7 +124,7 @@ def render(environment: Mapping[str, Any], cases: list[dict[str, Any]]) -> str:
             f"{machine}; load average {first:.1f} to {last:.1f}.",
             "",
             f"float32, greedy, {TEXT} text tokens and one picture, {NEW} new tokens, processor seconds, the fastest of",
-            "several rounds. The first token includes the encoder; the bare model continues a prompt of the same length.",
+            "several rounds. The first token includes the encoder; the bare model continues a prompt as long.",
             "",
             *table(rows),
             "",

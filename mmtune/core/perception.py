@@ -37,6 +37,4 @@ class Perception:
     tokens: Mapping[str, Tensor] = field(default_factory=dict)  # modality -> [M, H], one row a placeholder
     deltas: Mapping[str, LowRank] = field(default_factory=dict)  # site -> weights
     routes: Mapping[str, Tensor] = field(default_factory=dict)  # site -> [B, E], rows sum to 1
-    decisions: dict[str, Tensor] | None = (
-        None  # of the pass that decides routes: each site leaves its own here
-    )
+    decisions: dict[str, Tensor] | None = None  # of the pass that decides routes: each site leaves its own here
