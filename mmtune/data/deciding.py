@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -50,27 +51,29 @@ def decide(
         reject: Codes of warnings that rows are rejected for.
         near: What of rows must be nearly the same, to look for near-duplicates.
     """
-    columns = _read(parts)
-    content = np.frombuffer(b"".join(columns["content"]), np.uint64).reshape(-1, 2)
-    row, origin = _joined(columns["row"], np.int64), _joined(columns["origin"], np.int32)
-    owners, keys, media = _keys(columns)
+    columns = _read(parts, signed=near is not None)
+    content = _joined(columns.pop("content"), np.uint64).reshape(-1, 2)
+    row, origin = _joined(columns.pop("row"), np.int64), _joined(columns.pop("origin"), np.int32)
+    positions, targets = (_joined(columns.pop(name), np.int32) for name in ("positions", "targets"))
     leaks = np.full(len(row), -1, np.int64)
     if fractions is None:
         names, split = _given(columns["split"])
-        leaks = _leaks(owners[media], keys[media], row, split, names)
+        if len(names) > 1:
+            owners, keys, media = _keys(columns)
+            leaks = _leaks(owners[media], keys[media], row, split)
     used = leaks < 0
     alike = _alike(columns["signature"], content, used, near)
     if fractions is not None:
+        owners, keys, _ = _keys(columns)
         names, split = list(fractions), _drawn(fractions, owners, keys, content[:, 0], alike, seed)
     earlier = {code: np.where(places < 0, -1, row[places]) if len(row) else places for code, places in alike.items()}
     for code in reject & set(earlier):
         used &= earlier[code] < 0
     copies = _copies(row, origin, split, used, weights, seed, names)
-    positions, targets = (_joined(columns[name], np.int64) for name in ("positions", "targets"))
     return Decisions(row, split, copies, earlier, leaks, names, origin, positions, targets)
 
 
-def _read(parts: Parts) -> dict[str, list[Any]]:
+def _read(parts: Parts, *, signed: bool) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {name: [] for name in ("row", "origin", "content", "split", "positions", "targets")}
     found |= {"keys": [], "counts": [], "signature": []}
     for part in parts:
@@ -81,23 +84,24 @@ def _read(parts: Parts) -> dict[str, list[Any]]:
         found["origin"].append(table["origin"].to_numpy().copy())
         for name in ("positions", "targets"):
             found[name].append(table[name].fill_null(-1).to_numpy().copy())
-        found["content"].append(b"".join(table["content"].to_pylist()))
-        found["signature"] += table["signature"].to_pylist()
+        found["content"].append(np.frombuffer(b"".join(table["content"].to_pylist()), np.uint64))
+        if signed:
+            found["signature"] += table["signature"].to_pylist()
         silent = table["split"].null_count == table.num_rows
-        found["split"].append([None] * table.num_rows if silent else table["split"].to_pylist())
+        found["split"].append(repeat(None, table.num_rows) if silent else table["split"].to_pylist())
         lists = table["keys"].combine_chunks()
-        found["counts"].append(pc.list_value_length(lists).to_numpy().copy())
+        found["counts"].append(pc.list_value_length(lists).to_numpy().copy())  # int32
         found["keys"].append(lists.flatten().to_numpy().copy())
     return found
 
 
 def _joined(pieces: Sequence[Any], kind: Any) -> Numbers:
-    return np.concatenate(pieces).astype(kind) if pieces else np.empty(0, kind)
+    return np.concatenate(pieces).astype(kind, copy=False) if pieces else np.empty(0, kind)
 
 
 def _keys(columns: Mapping[str, list[Any]]) -> tuple[Numbers, Numbers, Numbers]:
     """Row and value of each key, and whether it is of a medium: the last key of a row is that of its id."""
-    counts, keys = _joined(columns["counts"], np.int64), _joined(columns["keys"], np.uint64)
+    counts, keys = _joined(columns.pop("counts"), np.int64), _joined(columns.pop("keys"), np.uint64)
     media = np.ones(len(keys), bool)
     media[np.cumsum(counts) - 1] = False
     return np.repeat(np.arange(len(counts)), counts), keys, media
@@ -138,20 +142,20 @@ def _drawn(
     return assign(groups, said, fractions, seed)
 
 
-def _given(pieces: Sequence[Sequence[str | None]]) -> tuple[list[str], Numbers]:
+def _given(pieces: Sequence[Iterable[str | None]]) -> tuple[list[str], Numbers]:
     """Splits as the sources say them."""
     number = {"train": 0}
     found = [
-        np.array([number.setdefault(split_name(name or "train"), len(number)) for name in piece], np.int8)
+        np.fromiter((number.setdefault(split_name(name or "train"), len(number)) for name in piece), np.int8)
         for piece in pieces
     ]
     return list(number), _joined(found, np.int8)
 
 
-def _leaks(owners: Numbers, keys: Numbers, row: Numbers, split: Numbers, names: Sequence[str]) -> Numbers:
+def _leaks(owners: Numbers, keys: Numbers, row: Numbers, split: Numbers) -> Numbers:
     """Rows of other splits whose picture is in the training split."""
     found = np.full(len(row), -1, np.int64)
-    if len(names) < 2 or not len(keys):
+    if not len(keys):
         return found
     in_train = split[owners] == 0
     trained, place = np.unique(keys[in_train], return_index=True)
