@@ -43,7 +43,7 @@ def decide(
     parts: Parts, fractions: dict[str, float] | None, seed: int, weights: Sequence[float], *, reject: frozenset[str],
     near: Likeness | None = None,
 ) -> Decisions:  # fmt: skip
-    """Look at all rows together; 50 to 100 bytes a row are in memory, and nothing of what rows say.
+    """Look at all rows together; 0.1 to 0.2 kB a row are in memory, and nothing of what rows say.
 
     Args:
         fractions: Splits that were asked for; without them rows go where their source says, else to ``train``.
