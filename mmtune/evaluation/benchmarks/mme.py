@@ -8,15 +8,17 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from mmtune.data.sample import Sample
-from mmtune.evaluation.benchmarks.base import Record, Scores, said
+from mmtune.evaluation.benchmarks.base import Place, Record, Scores, Table, said
 from mmtune.evaluation.benchmarks.public import PublicBenchmark, column
 from mmtune.evaluation.benchmarks.yes_no import has_yes_or_no, yes_no_items, yes_no_unknown
 from mmtune.evaluation.prompts import question
+from mmtune.evaluation.reading.mme_folders import question_files, rows_of
 from mmtune.evaluation.reading.pictures import Pictures
 from mmtune.evaluation.reading.tables import Row
 from mmtune.evaluation.scorers.yes_no import mme_yes_no
@@ -38,6 +40,20 @@ class MME(PublicBenchmark):
     primary: ClassVar[str | None] = "total"
     file_names: ClassVar[tuple[str, ...]] = ("MME*.tsv", "*mme*.tsv", "*.parquet")
     question_names: ClassVar[tuple[str, ...]] = ("llava_mme.jsonl",)
+
+    def read(self, place: Place) -> Table:
+        files = question_files(place.path, CATEGORIES)
+        if not files or any(list(place.path.glob(name)) for name in self.file_names):
+            return super().read(place)
+        pictures = Pictures(place.path, place.media_root, look=place.look)
+        samples = []
+        for file in files:
+            for row, names in rows_of(file, place.path):
+                picture = pictures.file(*names)
+                shown = f"{row['category']}/{file.stem}"
+                ids = {"question_id": f"{shown}{Path(str(picture)).suffix}" if isinstance(picture, str) else shown}
+                samples.append(_row(f"{shown}/{row['number']}", row, [picture], shown, ids))
+        return Table(samples, files)
 
     def tsv_row(self, row: Row, pictures: list[Any]) -> Sample:
         index, picture = str(column(row, "index")), str(column(row, "image_path", "index"))
