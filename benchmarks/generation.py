@@ -26,7 +26,7 @@ from tables import BASES, NAMES, table
 
 NEW = 64
 TEXT = 64
-ROUNDS = {"nano": 9, "100m": 4}
+ROUNDS = {"nano": 9, "100m": 2}
 BATCH = 8
 
 
