@@ -20,7 +20,7 @@ from mmtune.convert.reference_hf import NativeReference
 from mmtune.convert.tensors import Store, StoredTensor, derived, not_understood, open_folder
 from mmtune.convert.tokenizer_files import find_tokenizer
 from mmtune.convert.vision import Tower, checked_tower
-from mmtune.core.errors import CheckpointError, NotPossibleError, UsageError
+from mmtune.core.errors import CheckpointError, NotPossibleError
 
 NATIVE = ("llava", "llava_next")
 # Layouts of old hub files, of save_pretrained, and of the model in memory.
@@ -49,10 +49,7 @@ def read_native(folder: Path, request: Request, *, merge: bool, dtype: torch.dty
         NotPossibleError: A variant that this version does not read, or nothing to merge.
         UsageError: Any ``--set`` key; the folder says everything.
     """
-    if request.settings:
-        raise UsageError(
-            f"Unknown setting '{next(iter(request.settings))}' for this format.", where="--set", fix="leave it out"
-        )
+    request.check_settings()
     with reading(folder / "config.json", "config.json"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     stated = read_json(folder / "config.json")

@@ -24,7 +24,7 @@ from mmtune.convert.plan import PlainPlan, Request
 from mmtune.convert.reference_meta_llama import MetaLlamaReference
 from mmtune.convert.tensors import Store, StoredTensor, derived
 from mmtune.convert.tokenizer_files import control_ids, find_tokenizer
-from mmtune.core.errors import CheckpointError, UsageError
+from mmtune.core.errors import CheckpointError
 
 SETTINGS = ("rope_factor", "max_position_embeddings")
 _NAMES: Mapping[str, str] = {
@@ -55,14 +55,7 @@ def read(folder: Path, form: str, request: Request, *, merge: bool, dtype: torch
         CheckpointError: Something is missing, unknown, damaged or does not fit.
         UsageError: An unknown ``--set`` key.
     """
-    unknown = sorted(set(request.settings) - set(SETTINGS))
-    if unknown:
-        raise UsageError(
-            f"Unknown setting '{unknown[0]}' for this format.",
-            where="--set",
-            fix=f"use one of: {', '.join(SETTINGS)}",
-            allowed=SETTINGS,
-        )
+    request.check_settings(SETTINGS)
     language = read_meta_language(folder, request.settings)
     sizes = read_sizes(read_params(folder), folder)
     return PlainPlan(

@@ -18,7 +18,7 @@ from mmtune.convert.plan import PlainPlan, Request
 from mmtune.convert.reference_openai_clip import OpenAIClipReference
 from mmtune.convert.tensors import Store, StoredTensor, derived, in_memory, not_understood, open_file
 from mmtune.convert.vision import Tower, checked_tower, written_tower
-from mmtune.core.errors import CheckpointError, UsageError
+from mmtune.core.errors import CheckpointError
 
 _HEAD_WIDTH = 64  # of every CLIP transformer that OpenAI published
 _VISUAL = "visual."
@@ -56,10 +56,7 @@ def read(path: Path, form: str, request: Request, *, merge: bool, dtype: torch.d
         CheckpointError: Something is missing, unknown, damaged or does not fit.
         UsageError: Any ``--set`` key; the file says everything.
     """
-    if request.settings:
-        raise UsageError(
-            f"Unknown setting '{next(iter(request.settings))}' for this format.", where="--set", fix="leave it out"
-        )
+    request.check_settings()
     file = clip_file(path)
     store = open_clip(file)
     tower = tower_of(store, file)

@@ -150,14 +150,7 @@ def _check_settings(request: Request) -> None:
             where="--encoder",
             fix="use --encoder image=PATH or --vision PATH",
         )
-    unknown = sorted(set(request.settings) - set(SETTINGS))
-    if unknown:
-        raise UsageError(
-            f"Unknown setting '{unknown[0]}' for this format.",
-            where="--set",
-            fix=f"use one of: {', '.join(SETTINGS)}",
-            allowed=SETTINGS,
-        )
+    request.check_settings(SETTINGS)
 
 
 def _refuse_variants(config: Mapping[str, Any], folder: Path, form: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmtune.convert.tensors import StoredTensor
 from mmtune.convert.writer import Entry
+from mmtune.core.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,19 @@ class Request:
     encoders: Mapping[str, str] = field(default_factory=dict)
     whole: bool = False
     merge: bool = False
+
+    def check_settings(self, allowed: Sequence[str] = ()) -> None:
+        """Refuse settings that a format does not know; by default it knows none.
+
+        Raises:
+            UsageError: A ``--set`` key that is not among ``allowed``.
+        """
+        for key in self.settings:
+            if key not in allowed:
+                fix = f"use one of: {', '.join(allowed)}" if allowed else "leave it out"
+                raise UsageError(
+                    f"Unknown setting '{key}' for this format.", where="--set", fix=fix, allowed=allowed or None
+                )
 
 
 @dataclass(frozen=True, slots=True)
