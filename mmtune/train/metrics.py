@@ -104,7 +104,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Most memory used since :func:`restart_peak`: of the accelerator where there is one, else of this process.
 
     Source:
-        proc(5): ``VmHWM``, and the value 5 of ``clear_refs``. ``ru_maxrss`` would also count the parent of a new process.
+        proc(5): ``VmHWM``, and the value 5 of ``clear_refs``. A new process has the ``ru_maxrss`` of its parent.
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

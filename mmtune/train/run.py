@@ -19,7 +19,7 @@ from mmtune.train.guards import Watchdog
 from mmtune.train.interrupt import StopRequest
 from mmtune.train.lock import RunLock
 from mmtune.train.loop import Crew, Loop, total_steps
-from mmtune.train.metrics import Clock, MetricsFile
+from mmtune.train.metrics import Clock, MetricsFile, restart_peak
 from mmtune.train.model_setup import make_model, refuse_impossible
 from mmtune.train.optim import parameter_groups
 from mmtune.train.outcome import components, result_of, write_report
@@ -137,6 +137,7 @@ class Job:
         """Make model and data."""
         recipe = self.recipe
         seed_everything(recipe.train)
+        restart_peak(self.device)
         self.memory_before = memory_in_use(self.device)
         self.display.phase("model")
         if recipe.model.checkpoint is None and recipe.model.base == "nano":
