@@ -11,9 +11,9 @@ from mmtune.core.errors import RecipeError, nearest
 
 
 class Settings(BaseModel):
-    """Base of all typed settings: frozen, no unknown keys, no silent conversion of types."""
+    """Base of all typed settings: frozen, no unknown keys, no infinite numbers and none that is not a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)

@@ -31,6 +31,7 @@ FLAGS: Mapping[str, str] = {
     "run.device": "--device",
 }
 """Dotted keys that have an option of their own, and its name."""
+_SECTIONS = ("model", "tune", "data", "train", "save", "run")
 
 
 class Whole(dict[str, Any]):
@@ -47,10 +48,14 @@ class Layer:
     flags: Mapping[str, str] = field(default_factory=dict)
 
     def where(self, path: str) -> str:
-        """How to name the place of a dotted key to a person."""
-        if path in self.flags:
-            return self.flags[path]
-        return f"{self.name}:{self.lines[path]}" if path in self.lines else self.name
+        """How to name the place of a dotted key to a person; a key that was filled in stands where its parent does."""
+        while path:
+            if path in self.flags:
+                return self.flags[path]
+            if path in self.lines:
+                return f"{self.name}:{self.lines[path]}"
+            path, _, _ = path.rpartition(".")
+        return self.name
 
 
 def section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -168,7 +173,8 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
 
 def _normalise(values: dict[str, Any]) -> dict[str, Any]:
     """One number for the learning rate means its default, and a preset's other rates stay; a table with a default of
-    its own stands for itself."""
+    its own stands for itself. A section under whose key nothing stands says nothing."""
+    values = {key: value for key, value in values.items() if value is not None or key not in _SECTIONS}
     train = section(values, "train")
     rate = train.get("learning_rate")
     if isinstance(rate, (int, float)) and not isinstance(rate, bool):

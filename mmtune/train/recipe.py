@@ -79,7 +79,7 @@ def resolve(
         above.insert(0, checkpoint)
         merged = merge([*named, *above])
         _refuse_other_base(checkpoint, merged)
-    if "method" not in merged:
+    if merged.get("method") is None:
         _refuse_unknown_sections(above)
         raise UsageError("No method is named.", fix=f"mmtune {verb} --method vlora (or llava)", where="--method")
     model = section(merged, "model")
@@ -191,7 +191,7 @@ def _refuse_unknown_sections(layers: Sequence[Layer]) -> None:
     """A mistyped ``method`` is a mistyped key, not a missing one."""
     allowed = sorted({"schema", *Recipe.model_fields})
     for layer in layers:
-        for key in layer.values:
+        for key in map(str, layer.values):
             if key not in allowed:
                 guess = nearest(key, allowed)
                 hint = f" Did you mean '{guess}'?" if guess else ""

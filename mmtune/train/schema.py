@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator
 
@@ -17,13 +17,15 @@ ROLES_OF_KIND: Mapping[str, tuple[str, ...]] = {
     "full": ("method", "language"),
 }
 """What ``tune.kind`` trains when ``train.roles`` does not say otherwise."""
+_YEAR = 60 * 24 * 366  # minutes
+_Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelRecipe(Settings):
     """The frozen base, the encoders and the method's own settings."""
 
-    base: str = "nano"
-    vision: str | None = "nano"
+    base: str = Field("nano", min_length=1)
+    vision: str | None = Field("nano", min_length=1)
     revision: str | None = None
     encoders: dict[str, Any] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -46,7 +48,7 @@ class TuneRecipe(Settings):
 class DataSource(Settings):
     """One file or prepared folder of conversations."""
 
-    path: str
+    path: str = Field(min_length=1)
     weight: float = Field(1.0, gt=0)
     limit: int | None = Field(None, ge=1)
 
@@ -107,12 +109,12 @@ class TrainRecipe(Settings):
     warmup_epochs: float | None = Field(None, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     max_grad_norm: float | None = Field(1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     deterministic: bool = False
 
     @field_validator("learning_rate")
@@ -150,7 +152,7 @@ class RunRecipe(Settings):
     num_processes: int = Field(1, ge=1)
     strategy: Literal["ddp", "fsdp", "zero2", "zero3"] = "ddp"
     offload: bool = False
-    hang_minutes: float | None = Field(30, gt=0)
+    hang_minutes: float | None = Field(30, gt=0, le=_YEAR)
     device: str = "auto"
     trackers: list[str] = Field(default_factory=list)
 

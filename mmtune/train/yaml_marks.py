@@ -7,15 +7,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from mmtune.core.errors import RecipeError
 
+_SHOWN = 80  # characters of a value in a message
+
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML reads ``1e-3`` as text; people mean a number."""
+    """PyYAML reads ``1e-3`` as text, people mean a number; it reads ``2026-01-31`` as a date, and no setting is one."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """A value, whole: PyYAML notices only so that one holds itself.
+
+        It raises whatever comes up for a tag that its text does not fit, such as ``!!int abc``.
+        """
+        try:
+            return super().construct_object(node, deep=True)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            kind = node.tag.rpartition(":")[2]
+            raise ConstructorError(None, None, f"{_short(node.value)!r} is no {kind}", node.start_mark) from error
 
 
-_Loader.yaml_implicit_resolvers = {key: list(found) for key, found in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.yaml_implicit_resolvers = {
+    key: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    for key, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
@@ -37,9 +54,9 @@ def parse_value(text: str, *, where: str) -> Any:
     """
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(
-            f"Not a YAML value: {text!r} ({_reason(error)}).", where=where, fix="quote the text"
+            f"Not a YAML value: {_short(text)!r} ({_reason(error)}).", where=where, fix="quote the text"
         ) from error
 
 
@@ -59,7 +76,7 @@ def parse_mapping(text: str, *, where: str) -> Marked:
             raise RecipeError("A recipe is a mapping of keys to values.", where=f"{where}:1", fix="see: mmtune presets")
         _collect(node, "", lines, where)
         return Marked(loader.construct_document(node), lines)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark is not None else where
         raise RecipeError(f"Broken YAML: {_reason(error)}.", where=place, fix="correct this line") from error
@@ -83,5 +100,11 @@ def _collect(node: yaml.MappingNode, prefix: str, lines: dict[str, int], where: 
                     _collect(item, f"{key}.{index}.", lines, where)
 
 
-def _reason(error: yaml.YAMLError) -> str:
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _reason(error: yaml.YAMLError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "brackets in brackets without end"
     return str(getattr(error, "problem", None) or error).splitlines()[0]

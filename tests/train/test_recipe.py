@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from mmtune.core.errors import RecipeError, UsageError
+from mmtune.core.errors import MMTuneError, RecipeError, UsageError
 from mmtune.train.recipe import check_method_settings, difference, dump, recipe_hash, resolve
 
 
@@ -115,6 +116,18 @@ def test_a_later_kind_replaces_earlier_roles_and_the_other_way_round(tmp_path: P
         ("method: vlora\ntrain: {roles: [lora]}\n", "recipe.yaml:2", "tune.kind is 'method'"),
         ("method: vlora\ntune: {kind: lora}\ntrain: {roles: [method]}\n", "recipe.yaml:3", "leaves 'lora' out"),
         ("method: vlora\ntune: {kind: full, bits: 4}\n", "recipe.yaml:2", "tune.bits"),
+        ("method: vlora\ntrain:\n  learning_rate: .inf\n", "recipe.yaml:3", "finite"),
+        ("method: vlora\ntrain:\n  epochs: .inf\n", "recipe.yaml:3", "finite"),
+        ("method: vlora\ntrain:\n  betas: [0.9, 1.5]\n", "recipe.yaml:3", "less than 1"),
+        ("method: vlora\ntrain:\n  seed: 99999999999\n", "recipe.yaml:3", "less than 4294967296"),
+        ("method: vlora\ndata:\n  train: ['']\n", "recipe.yaml:3", "at least 1 character"),
+        ("method: vlora\ntrain:\n  seed: !!int abc\n", "recipe.yaml:3", "no int"),
+        ("method: vlora\nmodel:\n  settings: &a {b: *a}\n", "recipe.yaml", "Broken YAML"),
+        ("method: vlora\nmodel:\n  encoders: {x: &a [*a]}\n", "recipe.yaml:3", "Broken YAML"),
+        ("method: vlora\nmodel: " + "[" * 3000, "recipe.yaml", "Broken YAML"),
+        ("1: vlora\n", "recipe.yaml:1", "Unknown key '1'"),
+        ("\ufeffmethod: vlora\r\ntrain:\r\n  sead: 3\r\n", "recipe.yaml:3", "Did you mean 'seed'"),
+        ("method: vlora\ntrain:\n\tseed: 3\n", "recipe.yaml:3", "Broken YAML"),
     ],
 )
 def test_faults_name_file_and_line(tmp_path: Path, text: str, place: str, words: str) -> None:
@@ -136,12 +149,59 @@ def test_faults_name_file_and_line(tmp_path: Path, text: str, place: str, words:
         (["train=1"], "--set train"),
         (["seed"], "--set"),
         (["train.seed=[1"], "--set train.seed"),
+        (["model.settings=&a {b: *a}"], "--set model.settings"),
+        (["train.seed=!!bool maybe"], "--set train.seed"),
     ],
 )
 def test_faults_of_set_name_the_option(sets: list[str], where: str) -> None:
     with pytest.raises(RecipeError) as caught:
         resolve("finetune", overrides={"method": "vlora"}, sets=sets)
     assert where in str(caught.value.where)
+
+
+def test_a_section_without_settings_says_nothing_and_a_date_is_a_text(tmp_path: Path) -> None:
+    file = write(tmp_path, "method: vlora\ntrain:\n  # seed: 3\nmodel: {base: nano, revision: 2026-01-31}\n")
+    found = resolve("finetune", file=file)
+    assert found.train == resolve("finetune", overrides={"method": "vlora"}).train
+    assert found.model.revision == "2026-01-31"
+
+
+ODD = (
+    "", "~", "-1", "1e400", ".nan", ".inf", "9" * 5000, "true", "[]", "{}", "[[]]", "{a: 1}", "{1: 2}", "{null: 2}",
+    "2020-01-02", "!!binary aGk=", "!!python/object:os.system x", "&a [*a]", "&a {b: *a}", "*b", "? [a]", "<<: 3",
+    "!foo bar", '"\\0"', "{? {a: 1} : 2}", "!!int abc", "!!bool x", "!!timestamp x", "12:30:45", "=", "- a",
+    "|\n  text",
+)  # fmt: skip
+
+
+def test_changed_at_random_a_recipe_is_read_or_refused(tmp_path: Path) -> None:
+    """Values, keys and bytes of a whole recipe: whatever is read can be written and read again."""
+    chance = random.Random(0)
+    whole = dump(resolve("finetune", overrides={"method": "vlora", "data.train": ["x.json"]})).splitlines()
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(120):
+        lines = list(whole)
+        for place in chance.sample(range(len(lines)), 2):
+            key, colon, value = lines[place].partition(":")
+            changed = chance.choice([f"{key}: {chance.choice(ODD)}", f"{key}x{colon}{value}", "", value])
+            lines[place] = changed
+        text = bytearray("\n".join(lines).encode())
+        if chance.random() < 0.2:
+            text[chance.randrange(len(text))] = chance.randrange(256)
+        (tmp_path / "recipe.yaml").write_bytes(text)
+        refusal = None
+        try:
+            found = resolve("finetune", file=tmp_path / "recipe.yaml")
+            check_method_settings(found)
+        except MMTuneError as error:
+            refusal = error
+        if refusal is not None:
+            assert (refusal.exit_code, bool(refusal.fix)) == (2, True), text
+            outcomes["refused"] += 1
+            continue
+        assert not difference(found, resolve("finetune", file=write(tmp_path, dump(found)))), text
+        outcomes["read"] += 1
+    assert min(outcomes.values()) > 5
 
 
 def test_flags_are_named_as_typed() -> None:
