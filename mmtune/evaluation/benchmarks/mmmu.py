@@ -95,14 +95,14 @@ class MMMU(MultipleChoice):
         answer = str(row["answer"]) if row.get("answer") is not None else ""
         choice = "A" in options
         text = str(column(row, "question"))
-        prompt = choice_prompt(text, options if choice else {}, row.get("hint"), self.options.prompt)
+        prompt = choice_prompt(text, options, row.get("hint"), self.options.prompt)
         sample = question(
             id,
             prompt,
             pictures,
             answer=answer if len(answer) == 1 and answer in string.ascii_uppercase else "A" if answer else "",
             golds=[answer] if choice else listed(answer),
-            options=options if choice else {"A": answer, "B": _OTHER},
+            options=options if choice else {**options, "A": answer, "B": _OTHER},
             open=not choice,
             split=split,
             category=subject,

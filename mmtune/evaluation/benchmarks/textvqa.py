@@ -68,7 +68,7 @@ class TextVQA(PublicBenchmark):
 
         items = annotated_items(samples, records, m4c, accuracy)
         values = [item["score"] for item in items]
-        mean = 100 * sum(values) / len(values)
+        mean = 100 * (sum(values) / len(values))
         printed = ["predictions", f"Samples: {len(values)}", f"Accuracy: {mean:.2f}%"]  # what the reference prints
         clusters = [sample.extra["cluster"] for sample in samples]
         confidence = {"accuracy": mean_interval(values, clusters, 100)}

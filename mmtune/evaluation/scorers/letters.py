@@ -23,7 +23,7 @@ _REFUSALS = (
 )
 _SEPARATORS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _LAST_TOKENS = 5  # a letter further from the end than this is taken for a word of a sentence
-_STATEMENT = re.compile(r"answer is \**([A-D])", re.IGNORECASE)
+_STATEMENT = re.compile(r"answer\s+is\s+\**([A-D])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

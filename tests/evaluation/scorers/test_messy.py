@@ -52,6 +52,8 @@ NOTHING = {"A": "None", "B": "N/A", "C": "something"}
         ("The ANSWER IS b, as neither A nor C fits", FRUIT, "B", None),
         ("answer is Bob or A or C", FRUIT, "B", None),
         ("the answer is a thing, B or C", FRUIT, "A", None),
+        ("The answer is\nb, as neither A nor C fits", FRUIT, "B", None),  # any blanks may stand between
+        ("the correct\tanswer  is \u00a0**d**", FRUIT, "D", None),
         ("the answer is E, not A or B", SIX, None, None),  # statements know A to D alone
         ("the answer is D, or A or B", NUMBERS, None, None),  # D is no option here
         ("Z", FRUIT, "Z", "Z"),
@@ -254,6 +256,8 @@ def test_normal_forms(text: str, official: str, m4c: str, harness: str) -> None:
 def test_leave_one_out(matches: int, score: float) -> None:
     golds = ["x"] * matches + [f"other {at}" for at in range(10 - matches)]
     assert vqa.leave_one_out("x", golds) == pytest.approx(score)
+    others = [min(1.0, (matches - (gold == "x")) / 3) for gold in golds]
+    assert vqa.leave_one_out("x", golds) == sum(others) / 10, "to the last bit, which rounding may turn on"
 
 
 def test_unanimous_annotators_are_not_normalised() -> None:
