@@ -8,12 +8,12 @@ near-duplicates one row stays, and each of the others is near that one itself. T
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from mmtune.data.drawing import Numbers
+from mmtune.data.diskarray import DiskArray, Numbers
 from mmtune.data.signatures import PERMUTATIONS, SCHEME, Likeness, parts_of
 
 _TEXT_SHARE = 0.8  # of the runs of characters of two texts that are in both
@@ -22,7 +22,7 @@ _COLOUR = 16  # of 255 that their mean colours may differ in
 _RECALL = (0.1, 0.9)  # false candidates cost a comparison, missed ones are lost
 
 
-def earlier_alike(signatures: Sequence[bytes | None], first: Numbers, what: Likeness) -> Numbers:
+def earlier_alike(signatures: Iterable[bytes | None], first: DiskArray, what: Likeness) -> DiskArray:
     """For each row the place of the first row that it is nearly the same as, -1 for none.
 
     Args:
@@ -32,14 +32,14 @@ def earlier_alike(signatures: Sequence[bytes | None], first: Numbers, what: Like
     Returns:
         Places, ``[R]``. A copy of a row has what the row itself has.
     """
-    found = np.full(len(first), -1, np.int64)
-    index = _Index(what)
+    alike = DiskArray.full(first.folder, len(first), -1)
+    index, found, known = _Index(what), alike.mapped(), first.mapped()
     for place, signature in enumerate(signatures):
-        if first[place] >= 0:
-            found[place] = found[first[place]]
+        if known[place] >= 0:
+            found[place] = found[known[place]]
         elif signature is not None:
             found[place] = index.find_or_add(place, *parts_of(signature, what))
-    return found
+    return alike
 
 
 class _Index:

@@ -1,18 +1,19 @@
-"""Which rows are kept, how often, and which split they go to: decided by hashes of a seed, never by order or chance."""
+"""Which rows are drawn, and what splits are asked for: decided by hashes of a seed, never by order or chance."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from mmtune.core.errors import UsageError
+from mmtune.data.diskarray import Numbers
 
-Numbers = np.ndarray[Any, np.dtype[Any]]
 _NAMES = {"validation": "val", "valid": "val", "dev": "val"}
-_PIECE = 1 << 22  # numbers that are looked at together
+_PIECE = 1 << 20  # numbers that are looked at together
+_AHEAD = 1 << 14
+_TOP_BITS = 16
 
 
 def split_name(name: str) -> str:
@@ -34,16 +35,40 @@ def mix(seed: int, values: Numbers) -> Numbers:
         return mixed ^ (mixed >> np.uint64(31))
 
 
-def draw(total: int, count: int, seed: int) -> Numbers:
-    """``count`` of the numbers below ``total``, in order."""
-    chosen, ranks = np.empty(0, np.int64), np.empty(0, np.uint64)
-    for start in range(0, total, _PIECE):
-        numbers = np.arange(start, min(start + _PIECE, total))
-        chosen, ranks = np.concatenate([chosen, numbers]), np.concatenate([ranks, mix(seed, numbers)])
-        if len(chosen) > count:
-            best = np.argpartition(ranks, count - 1)[:count]
-            chosen, ranks = chosen[best], ranks[best]
-    return np.sort(chosen)
+def drawn(total: int, count: int, seed: int) -> Callable[[int], bool]:
+    """Whether a number below ``total`` is one of the ``count`` that are drawn; quick for numbers in order."""
+
+    def ranks() -> Iterator[Numbers]:
+        return (mix(seed, np.arange(start, min(start + _PIECE, total))) for start in range(0, total, _PIECE))
+
+    limit = rank_limit(ranks, count)
+    start, chosen = 0, b""
+
+    def among(number: int) -> bool:
+        nonlocal start, chosen
+        if not start <= number < start + len(chosen):
+            start = number
+            chosen = (mix(seed, np.arange(start, start + _AHEAD)) <= limit).tobytes()
+        return bool(chosen[number - start])
+
+    return among
+
+
+def rank_limit(ranks: Callable[[], Iterator[Numbers]], count: int) -> np.uint64:
+    """The largest of the ``count`` smallest numbers.
+
+    Args:
+        ranks: All numbers, uint64, in pieces; gone through twice.
+    """
+    counts = np.zeros(1 << _TOP_BITS, np.int64)
+    shift = np.uint64(64 - _TOP_BITS)
+    for piece in ranks():
+        counts += np.bincount((piece >> shift).astype(np.int64), minlength=len(counts))
+    ends = np.cumsum(counts)
+    top = int(np.searchsorted(ends, count))
+    close = np.concatenate([piece[piece >> shift == np.uint64(top)] for piece in ranks()])
+    place = count - int(ends[top] - counts[top]) - 1
+    return np.uint64(np.partition(close, place)[place])
 
 
 def parse_split(text: str | None) -> dict[str, float] | None:
@@ -69,66 +94,3 @@ def parse_split(text: str | None) -> dict[str, float] | None:
     if abs(sum(found.values()) - 1.0) > 1e-6:
         raise UsageError(f"The fractions of '{text}' add up to {sum(found.values()):g}.", where="--split", fix=fix)
     return found
-
-
-def components(owners: Numbers, keys: Numbers, count: int) -> Numbers:
-    """For each of ``count`` rows the first row that it is connected to by keys in common.
-
-    Args:
-        owners: Row of each key, ``[K]``.
-        keys: Keys, ``[K]``.
-    """
-    _, key = np.unique(keys, return_inverse=True)
-    label = np.arange(count)
-    while True:
-        least = np.full(int(key.max(initial=-1)) + 1, count)
-        np.minimum.at(least, key, label[owners])
-        new = label.copy()
-        np.minimum.at(new, owners, least[key])
-        new = new[new]
-        if np.array_equal(new, label):
-            return label
-        label = new
-
-
-def assign(groups: Numbers, names: Numbers, fractions: dict[str, float], seed: int) -> Numbers:
-    """The split of each row, as an index into ``fractions``: rows of one group stay together.
-
-    In an order drawn by the seed, groups fill the smaller splits as far as they fit; the largest split takes the rest.
-    Each split gets a group while there are enough.
-
-    Args:
-        groups: Group of each row, as the index of one of its rows, ``[R]``.
-        names: What each row is called wherever it stands, by which groups are drawn, ``[R]`` uint64.
-    """
-    unique, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    called = np.full(len(unique), np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(called, member, names)
-    order = np.lexsort((called, mix(seed, called)))
-    splits = list(fractions)
-    largest = max(splits, key=lambda name: fractions[name])
-    wanted = {name: round(fractions[name] * len(groups)) for name in splits if name != largest and fractions[name] > 0}
-    found = np.full(len(unique), splits.index(largest), np.int8)
-    left, taken = dict(wanted), dict.fromkeys(wanted, 0)
-    for group in order.tolist():
-        size = int(sizes[group])
-        for name in wanted:
-            if size <= left[name]:
-                left[name] -= size
-                taken[name] += 1
-                found[group] = splits.index(name)
-                break
-        if not any(left.values()):
-            break
-    _fill_empty(found, [name for name in wanted if not taken[name]], sizes[order], order, splits, largest)
-    return found[member]
-
-
-def _fill_empty(
-    found: Numbers, empty: Sequence[str], sizes: Numbers, order: Numbers, splits: list[str], largest: str
-) -> None:
-    """Give each empty split the smallest group of the largest split, which keeps one."""
-    for name in empty:
-        rest = [place for place in np.argsort(sizes, kind="stable") if found[order[place]] == splits.index(largest)]
-        if len(rest) > 1:
-            found[order[rest[0]]] = splits.index(name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from mmtune.core.errors import DataError
+from mmtune.data.diskarray import Numbers
 from mmtune.data.messages import RowError
 from mmtune.data.sample import Sample
 
@@ -76,33 +77,43 @@ class Lengths:
 
 
 def summarise(
-    positions: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], origins: np.ndarray[Any, Any],
-    names: Mapping[int, str], limit: int | None,
-) -> dict[str, Any]:  # fmt: skip
-    """``limit``, ``over_limit``, quantiles of ``positions``, ``trained_fraction``, and the latter by source."""
-    total = int(positions.sum())
+    measured: Iterable[tuple[Numbers, Numbers, Numbers]], names: Mapping[int, str], limit: int | None
+) -> dict[str, Any]:
+    """``limit``, ``over_limit``, quantiles of ``positions``, ``trained_fraction``, and the latter by source.
+
+    Args:
+        measured: Positions, targets and sources of rows, ``[n]`` each, in pieces.
+    """
+    numbers = np.zeros(1, np.int64)  # of rows, by their positions
+    rows, total, trained = (np.zeros(len(names), np.int64) for _ in range(3))  # by source
+    for positions, targets, origins in measured:
+        more = np.bincount(positions, minlength=len(numbers))
+        more[: len(numbers)] += numbers
+        numbers = more
+        np.add.at(rows, origins, 1)
+        np.add.at(total, origins, positions)
+        np.add.at(trained, origins, targets)
+    everything, ends = int(total.sum()), np.cumsum(numbers)
     found: dict[str, Any] = {
-        "rows": len(positions),
+        "rows": int(ends[-1]),
         "limit": limit,
-        "over_limit": int((positions > limit).sum()) if limit else 0,
-        "trained_fraction": round(int(targets.sum()) / total, 6) if total else 0.0,
-        "sources": {},
-    }
-    for origin, name in names.items():
-        chosen = origins == origin
-        all_of_it = int(positions[chosen].sum())
-        if all_of_it:
-            found["sources"][name] = {
-                "rows": int(chosen.sum()),
-                "mean_positions": round(all_of_it / int(chosen.sum()), 2),
-                "trained_fraction": round(int(targets[chosen].sum()) / all_of_it, 6),
+        "over_limit": int(numbers[limit + 1 :].sum()) if limit else 0,
+        "trained_fraction": round(int(trained.sum()) / everything, 6) if everything else 0.0,
+        "sources": {
+            name: {
+                "rows": int(rows[origin]),
+                "mean_positions": round(int(total[origin]) / int(rows[origin]), 2),
+                "trained_fraction": round(int(trained[origin]) / int(total[origin]), 6),
             }
-    if len(positions):
-        ordered = np.sort(positions)
-        places = {f"p{share}": min(len(ordered) - 1, share * len(ordered) // 100) for share in _SHARES}
+            for origin, name in names.items()
+            if total[origin]
+        },
+    }
+    if count := found["rows"]:
+        places = {f"p{share}": min(count - 1, share * count // 100) for share in _SHARES}
         found["positions"] = {
-            "mean": round(total / len(ordered), 2),
-            **{name: int(ordered[place]) for name, place in places.items()},
-            "max": int(ordered[-1]),
+            "mean": round(everything / count, 2),
+            **{name: int(np.searchsorted(ends, place, side="right")) for name, place in places.items()},
+            "max": int(np.flatnonzero(numbers)[-1]),
         }
     return found

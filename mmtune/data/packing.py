@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from mmtune.core.errors import DataError
 from mmtune.data.columns import SCHEMA
 from mmtune.data.deciding import Decisions, decide
+from mmtune.data.diskarray import Numbers
 from mmtune.data.ledger import Ledger, Rejected
 from mmtune.data.lengths import summarise
 from mmtune.data.parts import Part, Parts
@@ -64,7 +65,7 @@ class Packing:
             DataError: More bad rows than allowed; they are then listed beside the target.
         """
         decisions = decide(
-            parts, self.fractions, self.seed, self.weights, reject=self.reject,
+            parts, working, self.fractions, self.seed, self.weights, reject=self.reject,
             near=self.described["settings"]["near_duplicates"],
         )  # fmt: skip
         ledger = self._list(parts, decisions, working)
@@ -82,15 +83,8 @@ class Packing:
                 lists.write(part, list(self._late(part, decisions, where)))
                 used = decisions.copies[where] > 0
                 media = pc.list_value_length(part.table["media"]).to_numpy()
-                ledger.accept(int(media[used].sum()), part.rules, rows=int((~self._gone(decisions, where)).sum()))
+                ledger.accept(int(media[used].sum()), part.rules, rows=int((~decisions.gone[where]).sum()))
         return ledger
-
-    def _gone(self, decisions: Decisions, where: slice) -> Any:
-        """Rows that were rejected only when all rows were known."""
-        gone: Any = decisions.leaks[where] >= 0
-        for code in self.reject & set(decisions.earlier):
-            gone = gone | (decisions.earlier[code][where] >= 0)
-        return gone
 
     def _write_shards(self, parts: Parts, decisions: Decisions, working: Path) -> tuple[dict[str, ShardWriter], str]:
         digest = hashlib.sha256()
@@ -143,7 +137,7 @@ class Packing:
     ) -> dict[str, Any]:
         written = sum(writer.rows for writer in writers.values())
         names = {index: entry["path"] for index, entry in enumerate(self.described["sources"])}
-        used = decisions.copies > 0
+        totals = _totals(decisions, len(names))
         manifest: dict[str, Any] = {
             "schema": SCHEMA_NAME,
             **self.described,
@@ -152,19 +146,38 @@ class Packing:
             "reasons": dict(sorted(ledger.reasons.items())),
             "warnings": dict(sorted(ledger.warnings.items())),
             "leading_answers": ledger.warnings["leading_answer"],
-            **{f"{code}s": int((numbers >= 0).sum()) for code, numbers in decisions.earlier.items()},
-            "copies": written - int(used.sum()),
-            "left_out_by_weight": int((~used).sum() - self._gone(decisions, slice(None)).sum()),
+            **{f"{code}s": totals[code] for code in decisions.earlier},
+            "copies": written - totals["used"],
+            "left_out_by_weight": len(decisions.row) - totals["used"] - totals["gone"],
             "media": ledger.media,
             "media_rules": dict(sorted(ledger.rules.items())),
-            "rows_by_source": {name: int(decisions.copies[decisions.origin == i].sum()) for i, name in names.items()},
+            "rows_by_source": {name: totals[index] for index, name in names.items()},
             "splits": {name: {"rows": writer.rows, "files": writer.files} for name, writer in writers.items()},
             "fingerprint": fingerprint,
         }
         if self.measured:
-            measured = (decisions.positions[used], decisions.targets[used], decisions.origin[used])
-            manifest["lengths"] = summarise(*measured, names, self.limit)
+            manifest["lengths"] = summarise(_measured(decisions), names, self.limit)
         return manifest
+
+
+def _totals(decisions: Decisions, sources: int) -> Counter[str | int]:
+    """How many rows are used, gone and like an earlier one; and by the number of their source, how many are written."""
+    totals: Counter[str | int] = Counter()
+    for where, copies in decisions.copies.placed():
+        totals["used"] += int((copies > 0).sum())
+        totals["gone"] += int(decisions.gone[where].sum())
+        for code, numbers in decisions.earlier.items():
+            totals[code] += int((numbers[where] >= 0).sum())
+        by_source = np.bincount(decisions.origin[where], weights=copies, minlength=sources)
+        totals.update(dict(enumerate(by_source.astype(np.int64).tolist())))
+    return totals
+
+
+def _measured(decisions: Decisions) -> Iterator[tuple[Numbers, Numbers, Numbers]]:
+    """Positions, targets and sources of the rows that are used."""
+    for where, copies in decisions.copies.placed():
+        used = copies > 0
+        yield decisions.positions[where][used], decisions.targets[where][used], decisions.origin[where][used]
 
 
 def _placed(parts: Parts) -> Iterator[tuple[Part, slice]]:

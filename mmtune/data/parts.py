@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,7 +69,7 @@ class PartMaker:
 
     def _make(self, number: int, block: Block) -> None:
         lengths = _lengths(self.model)
-        judged = [self.judge.judge(origin, count, row, lengths) for origin, count, row in block]
+        judged = [self.judge.judge(origin, place, row, lengths) for origin, place, row in block]
         accepted = [row for row in judged if isinstance(row, Accepted)]
         roots = [[root.folder for root in source.lookup.roots] for source in self.judge.sources]
         table = table_of(accepted, self.roots, roots)
@@ -77,12 +78,16 @@ class PartMaker:
             "warnings": [entry for row in accepted for entry in _entries(row)],
             "rules": Counter(found.rule for row in accepted for found in row.found),
         }
-        path = self.folder / f"{number:07d}.arrow"
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, WORKING) as writer:
+        path = str(_part(self.folder, number, ".arrow"))
+        with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, WORKING) as writer:
             writer.write_table(table)
-        partial = path.with_suffix(".partial")
+        partial = _part(self.folder, number, ".partial")
         partial.write_text(json.dumps(rest), encoding="utf-8")
-        os.replace(partial, path.with_suffix(".json"))
+        os.replace(partial, _part(self.folder, number, ".json"))
+
+
+def _part(folder: Path, number: int, ending: str) -> Path:
+    return folder / f"{number:07d}{ending}"
 
 
 @contextmanager
@@ -113,21 +118,21 @@ class FolderParts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def done(self) -> set[int]:
-        """Numbers of the parts that are whole."""
-        return {int(path.stem) for path in self.folder.glob("*.json")}
+    def has(self, number: int) -> bool:
+        """Whether a part is whole."""
+        return _part(self.folder, number, ".json").is_file()
 
     def __iter__(self) -> Iterator[Part]:
-        for path in sorted(self.folder.glob("*.json")):
-            rest = json.loads(path.read_text(encoding="utf-8"))
-            with pa.memory_map(str(path.with_suffix(".arrow"))) as file:
+        for number in takewhile(self.has, count()):
+            rest = json.loads(_part(self.folder, number, ".json").read_text(encoding="utf-8"))
+            with pa.memory_map(str(_part(self.folder, number, ".arrow"))) as file:
                 table = pa.ipc.open_file(file).read_all()
                 rejected = [Rejected.from_json(row) for row in rest["rejected"]]
                 yield Part(table, rejected, rest["warnings"], Counter(rest["rules"]))
 
     def num_bytes(self) -> int:
         """What the tables take on disk."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.arrow"))
+        return sum(_part(self.folder, number, ".arrow").stat().st_size for number in takewhile(self.has, count()))
 
 
 class MergedParts:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import UsageError
-from mmtune.data.drawing import draw, parse_split
+from mmtune.data.drawing import drawn, parse_split
 from mmtune.data.intake import Judge, Source
 from mmtune.data.lengths import Lengths
 from mmtune.data.locate import locate, slice_of
@@ -225,20 +225,20 @@ def _chosen(
 ) -> Callable[[int], bool] | None:
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise UsageError(f"There is no part {shard[0]} of {shard[1]}.", where="--shard", fix="use for example 1/4")
-    drawn: set[int] | range | None = None
+    among: Callable[[int], bool] | None = None
     if max_samples is not None:
         if max_samples < 1:
             raise UsageError(f"{max_samples} rows cannot be drawn.", where="--max-samples", fix="use 1 or more")
         counts = [source.count() for source in sources]
         if None in counts:  # nobody knows where a stream ends: its first rows are taken
-            drawn = range(max_samples)
+            among = range(max_samples).__contains__
         elif max_samples < (total := sum(count for count in counts if count is not None)):
-            drawn = set(draw(total, max_samples, seed).tolist())
-    if drawn is None and shard is None:
-        return None
+            among = drawn(total, max_samples, seed)
+    if shard is None:
+        return among
 
     def keep(number: int) -> bool:
-        return (drawn is None or number in drawn) and (shard is None or number % shard[1] == shard[0] - 1)
+        return number % shard[1] == shard[0] - 1 and (among is None or among(number))
 
     return keep
 

@@ -61,7 +61,6 @@ def make_parts(
 ) -> FolderParts:
     """Make all parts that are not there yet; the result does not depend on the number of workers."""
     parts = FolderParts(maker.folder)
-    done = parts.done()
     counted = 0
 
     def told(number: int) -> None:
@@ -76,14 +75,14 @@ def make_parts(
     everything = chain(first, numbered)
     if workers < 2 or len(first) < 2:
         for number, block in everything:
-            told(len(block) if number in done else maker.make(number, block))
+            told(len(block) if parts.has(number) else maker.make(number, block))
         return parts
     waiting: deque[Future[int]] = deque()
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(maker, os.getpid())) as pool:
         try:
             for number, block in everything:
-                if number in done:
+                if parts.has(number):
                     told(len(block))
                     continue
                 waiting.append(pool.submit(_make, number, block))

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mmtune.core.errors import DataError, UsageError
 from mmtune.data.dataset import load_samples
-from mmtune.data.drawing import assign, parse_split
+from mmtune.data.drawing import parse_split
 from mmtune.data.prepare import prepare
 from mmtune.data.sample import Media
 from tests.data.rows import good_rows, talk, write_json, write_lines
@@ -90,15 +89,6 @@ def test_split_is_by_id_and_seed(source: Path, tmp_path: Path) -> None:
     assert {row.id for row in load_samples(tmp_path / "again", split="val")} != other
     with pytest.raises(DataError, match="no split 'test'"):
         load_samples(tmp_path / "out", split="test")
-
-
-def test_rows_of_one_group_stay_together() -> None:
-    groups = np.repeat([0, 5], 5)
-    found = assign(groups, groups.astype(np.uint64), {"train": 0.5, "val": 0.5}, 0)
-    assert sorted({(int(group), int(split)) for group, split in zip(groups, found, strict=True)}) in (
-        [(0, 0), (5, 1)],
-        [(0, 1), (5, 0)],
-    )
 
 
 @pytest.mark.parametrize("text", ["train", "train=0.9", "train=x,val=y", "train=0.5,train=0.5", "a b=1", ""])
