@@ -1,11 +1,13 @@
-"""Blocks at sites: adapters that change what leaves a module, mixed by routes.
+"""Blocks of a transformer: adapters at their sites, mixed by routes, and leaving out those that nobody reads.
 
 Shapes: B samples, k beams of a sample, T positions, D width, E experts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mmtune.core.conditioning import Slot
 from mmtune.core.errors import ShapeError
-from mmtune.hosts.host import Site
+from mmtune.hosts.host import Host, Site
 from mmtune.nn.adapter import FoldedAdapter, RoutedAdapter
 
 
@@ -42,6 +44,31 @@ def attach_self_routed(
     """
     hooks = [_SelfRouted(adapter, by_first) for adapter in adapters]
     return [site.last.register_forward_hook(hook.adapt) for site, hook in zip(sites, hooks, strict=True)]
+
+
+@contextmanager
+def only_first(host: Host, count: int) -> Iterator[None]:
+    """Run no more than the first blocks: the others pass on what they get, until the end of the ``with``.
+
+    Their weights stay where they are, under their names. For reading hidden states ``0`` to ``count``: what leaves the
+    model as a whole is then another value.
+
+    Args:
+        count: Blocks that run.
+    """
+    # A block whose forward somebody has replaced already, another thread perhaps, is left as it is: it only costs time.
+    idle = [block for block in host.blocks()[count:] if "forward" not in vars(block)]
+    for block in idle:
+        block.forward = _pass_on
+    try:
+        yield
+    finally:
+        for block in idle:
+            vars(block).pop("forward", None)
+
+
+def _pass_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return hidden_states
 
 
 class _Routed:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 # The same class is public, but its public name asks for torchvision in transformers 5.17.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from mmtune.core import config
 from mmtune.core.errors import CheckpointError, MediaError, NotPossibleError, UsageError
+from mmtune.hosts.blocks import only_first
+from mmtune.hosts.host import Host
 from mmtune.modalities.base import Modality
 from mmtune.modalities.pictures import open_picture
 from mmtune.modalities.pretrained import DAMAGE
@@ -101,6 +103,12 @@ class ImageModality(Modality):
         """Indices into hidden_states, counted from the output of block 1."""
         depth, every = self.encoder_config.num_hidden_layers, self.settings.tap_every
         return list(range(every, depth + 1, every)) or [depth]
+
+    def _read(self) -> list[int]:
+        """Indices of the hidden states that are read, 0 for what enters block 1; deeper blocks need not run."""
+        if self.settings.select == "taps":
+            return self._taps()
+        return [self.settings.layer % (self.encoder_config.num_hidden_layers + 1)]
 
     @classmethod
     def from_source(
@@ -205,17 +213,20 @@ class ImageModality(Modality):
 
         ``pool`` is the encoder's own pooled output, ``[N, 1, D]``: CLIP's and DINOv2's class token after the last norm,
         SigLIP's attention head. ``taps`` are the class tokens after every ``tap_every``-th block without any norm,
-        ``[N, L, D]``; for an encoder without one, the means over its patches.
+        ``[N, L, D]``; for an encoder without one, the means over its patches. Blocks behind the last one that is read
+        do not run.
         """
         weight = next(encoder.parameters())
         pixels = inputs["pixel_values"].to(weight.dtype)
         if self.settings.select == "pool":
             return encoder(pixels).pooler_output.unsqueeze(1), None, None
-        states = encoder(pixels, output_hidden_states=True).hidden_states
+        wanted = self._read()
+        with only_first(Host(cast(PreTrainedModel, encoder)), max(wanted)):
+            states = encoder(pixels, output_hidden_states=wanted).hidden_states  # older transformers keep all of them
         if self.settings.select == "taps":
-            taps = [states[index][:, 0] if self.class_token else states[index].mean(1) for index in self._taps()]
+            taps = [states[index][:, 0] if self.class_token else states[index].mean(1) for index in wanted]
             return torch.stack(taps, dim=1), None, None
-        hidden: Tensor = states[self.settings.layer]
+        hidden: Tensor = states[wanted[0]]
         if self.class_token and self.settings.select == "patch":
             hidden = hidden[:, 1:]
         if "layout" not in inputs:
