@@ -106,10 +106,13 @@ class MMTuneModel(ModelParts, PreTrainedModel):
                 instruction data predict none, and logits are the widest tensors of a step. ``logits`` are then
                 ``[K, V]``, one row a target in reading order.
         """
+        anchor = (
+            self.anchor() if self.training and self.trains_in_team else None
+        )  # first here, last in backward (ADR 19)
         perception = self.perceive(media, input_ids.shape[0])
         inputs = self._embed(input_ids, attention_mask, position_ids, perception)
-        if self.training and self.trains_in_team:  # also makes gradients reach the first block in every process
-            inputs["inputs_embeds"] = inputs["inputs_embeds"] + self.anchor().to(inputs["inputs_embeds"])
+        if anchor is not None:  # also makes gradients reach the first block in every process
+            inputs["inputs_embeds"] = inputs["inputs_embeds"] + anchor.to(inputs["inputs_embeds"])
         if labels is not None:
             kwargs.setdefault("use_cache", False)
             if target_logits_only and self._slices_logits:
@@ -243,8 +246,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
     ) -> None:
         """Recompute blocks in backward, each with the perception it ran with in forward.
 
-        Hooks run again in backward, after the slot was released; without binding it again their gradients are silently
-        wrong (docs/adr/0003).
+        Hooks run again in backward, when the slot is released; unbound, gradients are silently wrong (docs/adr/0003).
         """
 
         def contexts() -> tuple[Any, Any]:

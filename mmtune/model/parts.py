@@ -17,6 +17,7 @@ from mmtune.methods import METHODS
 from mmtune.methods.base import Method
 from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.lora import ENCODER_PARTS, LANGUAGE_LINEAR, LANGUAGE_PART, targets_by_part
+from mmtune.model.shares import num_elements
 
 
 class ModelParts:
@@ -158,7 +159,7 @@ class ModelParts:
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
+    return sum(num_elements(parameter) for parameter in parameters)
 
 
 def _fix(role: str) -> str:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from mmtune.model.lora import without_lora
+from mmtune.model.shares import shape_of, whole
 
 if TYPE_CHECKING:
     from mmtune.model.modeling import MMTuneModel
@@ -32,16 +31,8 @@ def written_weights(model: MMTuneModel, *, keep: bool = True) -> dict[str, Tenso
     """
     prefixes = (METHOD, LANGUAGE) if saves_language_model(model) else (METHOD,)
     single = {*model.lora_names, *(f"{LANGUAGE}{name}" for name in probed_names(model))}
-    state = model.state_dict()
+    state = model.state_dict(keep_vars=True)
     return {name: whole(state[name], keep=keep) for name in state if name.startswith(prefixes) or name in single}
-
-
-def whole(tensor: Tensor, *, keep: bool = True) -> Tensor:
-    """A tensor that processes may share out, put together on the CPU; an empty one unless it is kept."""
-    found = tensor.detach()
-    if isinstance(found, DTensor):
-        found = found.full_tensor().cpu()
-    return found if keep else torch.empty(0)
 
 
 def save_language_model(model: MMTuneModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
@@ -62,7 +53,7 @@ def probed_names(model: MMTuneModel) -> list[str]:
     The matrices of a quantised base are no plain numbers: the embeddings alone speak for it.
     """
     own = set(map(id, model.roles()["language"]))
-    matrices = (p for p in model.host.blocks()[-1].parameters() if p.dim() == 2 and id(p) in own)
+    matrices = (p for p in model.host.blocks()[-1].parameters() if len(shape_of(p)) == 2 and id(p) in own)
     found = next((matrix for matrix in matrices if matrix.is_floating_point()), None)
     wanted = [model.host.input_embeddings.weight, *([] if found is None else [found])]
     names = {id(parameter): name for name, parameter in model.language_model.named_parameters()}

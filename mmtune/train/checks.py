@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from mmtune.core.errors import NumericalError
+from mmtune.model.shares import local
 from mmtune.train.team import Team
 
 _SAMPLED = 256  # elements of each tensor that are compared
@@ -80,6 +80,5 @@ def finest_roles(roles: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, list[
 
 
 def _sample(parameter: nn.Parameter) -> Tensor:
-    found = parameter.detach()
-    flat = (found.to_local() if isinstance(found, DTensor) else found).reshape(-1)  # this process's share
+    flat = local(parameter).reshape(-1)
     return flat[:: max(1, flat.numel() // _SAMPLED)].clone()

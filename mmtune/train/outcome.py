@@ -10,6 +10,7 @@ import torch
 
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
+from mmtune.model.shares import num_elements
 from mmtune.train.data_setup import Data
 from mmtune.train.loop import Loop
 from mmtune.train.metrics import Totals, first_and_last, peak_memory_bytes
@@ -58,7 +59,7 @@ def result_of(
         "method": recipe.method,
         "status": status,
         **progress(run, loop),
-        "trainable_parameters": sum(p.numel() for group in groups for p in group.parameters),
+        "trainable_parameters": sum(num_elements(p) for group in groups for p in group.parameters),
         "seconds": round(seconds + (loop.seconds_before if loop is not None else 0.0), 3),
         "peak_memory_bytes": peak_memory_bytes(device),
         "resumed_from": None,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmtune.core.errors import DataError, Interruption, MMTuneError, NotPossibleError, UsageError
+from mmtune.core.errors import DataError, Interruption, MMTuneError, NotPossibleError, Stopped, UsageError
 from mmtune.model.build import resolve_device
 from mmtune.train.data_setup import make_data
 from mmtune.train.display import Display, LoggingDisplay, RecordedDisplay, SilentDisplay
@@ -77,11 +77,14 @@ def train(
         fix = "call the command (mmtune finetune …), or start your program with accelerate launch"
         raise NotPossibleError(message, where=recipe.where("run.num_processes"), fix=fix)
     team.on_main(lambda: open_run(folder, recipe, verb, overwrite=overwrite) and None)
-    with StopRequest() as stop, ExitStack() as stack:
-        team.on_main(lambda: stack.enter_context(RunLock(folder)) and None)
-        if overwrite:
-            team.on_main(lambda: clear(folder))
-        return job.perform(RunDirectory(folder), stop, list(command) if command is not None else default_command())
+    try:
+        with StopRequest() as stop, ExitStack() as stack:
+            team.on_main(lambda: stack.enter_context(RunLock(folder)) and None)
+            if overwrite:
+                team.on_main(lambda: clear(folder))
+            return job.perform(RunDirectory(folder), stop, list(command) if command is not None else default_command())
+    except Stopped as error:
+        raise error.interruption() from error
 
 
 class Job:
@@ -117,15 +120,8 @@ class Job:
             with watchdog.watching():
                 loop = self.make_loop(run, stop, watchdog)
                 return self._train(run, loop, stop)
-        except Interruption as error:
-            self._note_end(run, "interrupted", loop, error)
-            raise
-        except MMTuneError as error:
-            self._note_end(run, "failed", loop, error)
-            raise
         except BaseException as error:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self._note_end(run, status, loop, MMTuneError(f"{type(error).__name__}: {error}"))
+            self._note_end(run, loop, error)
             raise
 
     def _write_start(self, run: RunDirectory, command: Sequence[str]) -> None:
@@ -157,8 +153,9 @@ class Job:
     def make_loop(self, run: RunDirectory, stop: StopRequest, watchdog: Watchdog) -> Loop:
         """Make what trains the model, at its first step."""
         recipe, data, team = self.recipe, self.data, self.team
-        wrapped: nn.Module = spread(self.model, recipe, team, self.device)
-        self.groups = parameter_groups(self.model.roles(), recipe.train)  # sharing out replaces parameters
+        wrapped: nn.Module = spread(self.model, self.groups, recipe, self.precision, team, self.device)
+        if recipe.run.strategy == "fsdp":  # it replaces parameters
+            self.groups = parameter_groups(self.model.roles(), recipe.train)
         seed_everything(recipe.train, rank=team.rank)  # the first step must not depend on how the model was built
         if recipe.run.trackers:
             start_trackers(self.accelerator, recipe, run.folder)
@@ -241,10 +238,14 @@ class Job:
         )  # fmt: skip
         return {**found, "precision": self.precision, "processes": self.team.size}
 
-    def _note_end(self, run: RunDirectory, status: str, loop: Loop | None, error: MMTuneError) -> None:
+    def _note_end(self, run: RunDirectory, loop: Loop | None, cause: BaseException) -> None:
         """Say how it ended, even where the disk is full; of several processes the first that ends says it."""
         if not has_voice():
             return
+        status = "interrupted" if isinstance(cause, (Interruption, KeyboardInterrupt)) else "failed"
+        error = cause.interruption() if isinstance(cause, Stopped) else cause
+        if not isinstance(error, MMTuneError):
+            error = MMTuneError(f"{type(error).__name__}: {error}")
         steps = {"step": loop.step, "total_steps": loop.total_steps} if loop is not None else {"step": 0}
         try:
             run.log(f"{status}: {error.message}")

@@ -21,11 +21,10 @@ import numpy
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmtune.core.errors import ResourceError
 from mmtune.data.workplace import need_space
-from mmtune.model.weights import whole
+from mmtune.model.shares import like, put, whole
 from mmtune.train.files import replace_folder, sha256, sync, write_json, writing
 
 _FILES = ("trained.safetensors", "optimizer.safetensors", "state.json")
@@ -49,9 +48,8 @@ class Checkpoint:
         """
         trained = load_file(self.folder / "trained.safetensors")
         parameters = _trained(model)
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(_like(parameter, trained[name]))
+        for name, parameter in parameters.items():
+            put(parameter, trained[name])
         _load_optimizer(optimizer, load_file(self.folder / "optimizer.safetensors"))
         states = self.state["random"]
         if len(states) != size:
@@ -205,7 +203,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
         for part in path:
             entry = entry.setdefault(part, {})
         is_number = tensor.dtype == torch.int64 and tensor.ndim == 0
-        shared = _like(parameter, tensor) if tensor.shape == parameter.shape else tensor
+        shared = like(parameter, tensor) if tensor.shape == parameter.shape else tensor
         entry[key] = int(tensor) if is_number else shared
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -231,13 +229,6 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _copied(tensor: Tensor, keep: bool) -> Tensor:
     return whole(tensor, keep=keep).cpu().contiguous()
-
-
-def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A whole tensor, shared out as a parameter is."""
-    if not isinstance(parameter, DTensor):
-        return tensor
-    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
 def _hex(state: Tensor) -> str:

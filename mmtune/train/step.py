@@ -26,6 +26,7 @@ from mmtune.train.optim import Group, make_optimizer
 from mmtune.train.schema import TrainRecipe
 from mmtune.train.strategy import unsynced
 from mmtune.train.team import Team
+from mmtune.train.zero import ZeroModel
 
 _MOST_OVERFLOWS = 50  # fp16 steps in a row that may overflow while the scale is found
 
@@ -50,7 +51,11 @@ class Stepper:
     ) -> None:
         self._train, self._model, self._wrapped = train, model, wrapped
         self._accelerator, self._team, self._run = accelerator, team, run
-        self.optimizer = accelerator.prepare_optimizer(make_optimizer(groups, train.betas, train.optimizer))
+        self.optimizer: Any = (
+            wrapped.optimizer
+            if isinstance(wrapped, ZeroModel)
+            else accelerator.prepare_optimizer(make_optimizer(groups, train.betas, train.optimizer))
+        )
         self._parameters = [parameter for group in groups for parameter in group.parameters]
         self._overflows = 0
         self._device = model.device
@@ -81,10 +86,7 @@ class Stepper:
         if not math.isfinite(loss):
             bad = [batch for batch, part in zip(batches, losses, strict=True) if not torch.isfinite(part)]
             raise self._non_finite("loss", loss, bad, batches, number)
-        norm = self.clip()
-        self._check_norm(norm, batches, number)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        norm = self._update(batches, number)
         return loss, norm if math.isfinite(norm) else None
 
     def gradients(
@@ -114,12 +116,29 @@ class Stepper:
         module = first_non_finite(self._model, again) or first_non_finite_gradient(self._model)
         return next((found for found in self._team.gather(module) if found is not None), None)
 
+    def _update(self, batches: Sequence[Batch], number: int) -> float:
+        if isinstance(self._wrapped, ZeroModel):  # clips by itself, and changes nothing where the norm is not finite
+            norm = self._wrapped.step()
+            self._check_norm(norm, batches, number)
+            return norm
+        norm = self.clip()
+        self._check_norm(norm, batches, number)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _backward(self, loss: Tensor) -> None:
+        if isinstance(self._wrapped, ZeroModel):
+            self._wrapped.backward(loss)
+        else:
+            self._accelerator.backward(loss)
+
     def _forward_backward(self, batch: Batch, targets: int, number: int) -> Tensor:
         try:
             with self._accelerator.autocast():
                 output = self._wrapped(**self._inputs(batch), num_items_in_batch=targets, target_logits_only=True)
             loss: Tensor = output.loss
-            self._accelerator.backward(loss * self._team.size)  # gradients are averaged over the processes
+            self._backward(loss * self._team.size)  # gradients are averaged over the processes
         except (RuntimeError, MemoryError) as error:
             if out_of_memory(error):
                 raise memory_error(batch, number, self._train) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -16,43 +16,32 @@ from mmtune.core.errors import NotPossibleError
 from mmtune.model.lora import ENCODER_LINEAR
 from mmtune.model.modeling import MMTuneModel
 from mmtune.train.launched import is_launched
+from mmtune.train.optim import Group
 from mmtune.train.recipe import Recipe
 from mmtune.train.team import Team
+from mmtune.train.zero import STAGES, ZeroModel, require_deepspeed
 
 
 def refuse_strategy(recipe: Recipe, precision: str) -> None:
     """Say no to what this way of sharing cannot do, before anything is loaded.
 
     Raises:
-        NotPossibleError: DeepSpeed; a quantised, 8-bit or float16 model or an encoder in shares; offloading without
-            shares; a launcher that is set up for another engine.
+        MissingExtraError: ZeRO without DeepSpeed.
+        NotPossibleError: A quantised, 8-bit or float16 model or an encoder in shares; offloading without shares; a
+            launcher that is set up for another engine.
     """
     strategy, where = recipe.run.strategy, recipe.where("run.strategy")
-    if strategy in ("zero2", "zero3"):
+    if strategy in STAGES:
+        require_deepspeed(strategy)
+    for is_asked, message, fix in _refusals(recipe, precision):
+        if is_asked:
+            raise NotPossibleError(message, where=where, fix=fix)
+    if recipe.run.offload and strategy == "ddp":
         raise NotPossibleError(
-            f"run.strategy {strategy} needs DeepSpeed, whose engine this version does not drive.",
-            where=where,
-            fix="--set run.strategy=fsdp, which shares out weights, gradients and optimizer as ZeRO-3 does",
-        )
-    if recipe.run.offload and strategy != "fsdp":
-        raise NotPossibleError(
-            "run.offload keeps the shares of FSDP in CPU memory.",
+            "run.offload keeps the shares of FSDP or ZeRO in CPU memory.",
             where=recipe.where("run.offload"),
             fix="--set run.strategy=fsdp with --num-processes 2 or more",
         )
-    if strategy == "fsdp" and recipe.tune.kind == "qlora":
-        raise NotPossibleError("Quantised weights cannot be shared out.", where=where, fix="--set run.strategy=ddp")
-    targets = [recipe.tune.targets] if isinstance(recipe.tune.targets, str) else recipe.tune.targets
-    on_encoders = recipe.tune.kind == "lora" and ENCODER_LINEAR in targets
-    if strategy == "fsdp" and (on_encoders or any(role.partition(".")[0] == "encoder" for role in recipe.train.roles)):
-        fix = "--set run.strategy=ddp, or leave encoders out of train.roles"
-        raise NotPossibleError("Encoders are not shared out, so FSDP does not train them.", where=where, fix=fix)
-    if strategy == "fsdp" and recipe.train.optimizer != "adamw":
-        fix = "--set train.optimizer=adamw, or --set run.strategy=ddp"
-        raise NotPossibleError("Moments in 8 bits cannot be shared out.", where=where, fix=fix)
-    if strategy == "fsdp" and precision == "fp16":
-        fix = "--set train.precision=bf16, or --set run.strategy=ddp"
-        raise NotPossibleError("Shared weights do not train in fp16 here.", where=where, fix=fix)
     for name in ("DEEPSPEED", "MEGATRON_LM", "FSDP"):
         if is_launched() and os.environ.get(f"ACCELERATE_USE_{name}") == "true":
             raise NotPossibleError(
@@ -62,7 +51,37 @@ def refuse_strategy(recipe: Recipe, precision: str) -> None:
             )
 
 
-def spread(model: MMTuneModel, recipe: Recipe, team: Team, device: torch.device) -> nn.Module:
+def _refusals(recipe: Recipe, precision: str) -> list[tuple[bool, str, str]]:
+    """Whether it is asked for, why it cannot be, and what to do instead."""
+    strategy, instead = recipe.run.strategy, "--set run.strategy=ddp"
+    shares_weights, shares_state = strategy in ("fsdp", "zero3"), strategy != "ddp"
+    targets = [recipe.tune.targets] if isinstance(recipe.tune.targets, str) else recipe.tune.targets
+    on_encoders = recipe.tune.kind in ("lora", "qlora") and ENCODER_LINEAR in targets
+    on_encoders = on_encoders or any(role.partition(".")[0] == "encoder" for role in recipe.train.roles)
+    is_quantised = recipe.tune.kind == "qlora" or recipe.tune.bits is not None
+    return [
+        (shares_weights and is_quantised, "Quantised weights cannot be shared out.", instead),
+        (
+            shares_weights and on_encoders,
+            f"Encoders are not shared out, so {strategy} does not train them.",
+            f"{instead}, or leave encoders out of train.roles",
+        ),
+        (
+            shares_state and recipe.train.optimizer != "adamw",
+            "Moments in 8 bits cannot be shared out.",
+            f"--set train.optimizer=adamw, or {instead}",
+        ),
+        (
+            shares_state and precision == "fp16",
+            "Shared weights do not train in fp16 here.",
+            f"--set train.precision=bf16, or {instead}",
+        ),
+    ]
+
+
+def spread(
+    model: MMTuneModel, groups: Sequence[Group], recipe: Recipe, precision: str, team: Team, device: torch.device
+) -> nn.Module:
     """Make a model the team's: what comes back is called in place of the model, the model keeps its weights.
 
     FSDP2 replaces the parameters of the model; ask for them again.
@@ -73,6 +92,8 @@ def spread(model: MMTuneModel, recipe: Recipe, team: Team, device: torch.device)
     if recipe.run.strategy == "ddp":
         devices = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(model, devices, gradient_as_bucket_view=True)  # one copy of gradients less
+    if recipe.run.strategy in STAGES:
+        return ZeroModel(model, groups, recipe, precision, device)
     mesh = init_device_mesh(device.type, (team.size,))
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if recipe.run.offload else OffloadPolicy()
     # Encoders stay whole: a process whose rows have no media does not call them.
@@ -88,6 +109,8 @@ def unsynced(wrapped: nn.Module) -> AbstractContextManager[None]:
     """For all micro-batches of a step but the last: gradients add up where they are and are not sent yet."""
     if isinstance(wrapped, DistributedDataParallel):
         return wrapped.no_sync()
+    if isinstance(wrapped, ZeroModel):
+        return wrapped.unsynced()
     return _unsynced_shares(wrapped) if isinstance(wrapped, FSDPModule) else nullcontext()
 
 
