@@ -108,7 +108,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         """
         anchor = (
             self.anchor() if self.training and self.trains_in_team else None
-        )  # first here, last in backward (ADR 19)
+        )  # first: last in backward (ADR 19)
         perception = self.perceive(media, input_ids.shape[0])
         inputs = self._embed(input_ids, attention_mask, position_ids, perception)
         if anchor is not None:  # also makes gradients reach the first block in every process
