@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmtune.cli.console import Console, ReaderGoneError, Result
-from mmtune.core.errors import MMTuneError, unknown_name
+from mmtune.core.errors import MMTuneError, Stopped, unknown_name
 
 VERBS: dict[str, tuple[str, str]] = {
     "quickstart": ("mmtune.cli.quickstart", "See it all work in minutes, offline: data, training, evaluation, report."),
@@ -31,9 +31,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "presets": ("mmtune.cli.presets", "List the published recipes, or print one."),
     "doctor": ("mmtune.cli.doctor", "Check this installation: devices, disk, extras, network."),
 }
-# Verbs whose second call goes on where the first was stopped, and the option without which nothing is kept.
+# Verbs that may be run again when they were stopped, and the option without which nothing is kept.
 RESUMABLE: dict[str, str | None] = {
-    "prepare-data": None, "pretrain": None, "finetune": None, "quickstart": None, "eval": None, "generate": "batch",
+    "convert": None, "prepare-data": None, "pretrain": None, "finetune": None, "quickstart": None, "eval": None,
+    "generate": "batch",
 }  # fmt: skip
 _COMMON = ("--json", "-q", "--quiet", "-v", "--verbose")
 _HELP = """Usage: mmtune VERB [OPTIONS]
@@ -63,17 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         rest = [rest[1], "--help"]
     verb = rest[0] if rest[0].startswith("-") else rest[0].replace("_", "-")  # as with the names of methods
     arguments = [verb, *leading, *rest[1:]]  # `mmtune --json doctor` is `mmtune doctor --json`
-    with Console(as_json=_wants_json(arguments), command=arguments) as console:
-        return _guarded(console, arguments[0], arguments)
+    with Console(as_json=_wants_json(arguments), command=arguments) as console, contextlib.ExitStack() as end:
+        return _guarded(console, arguments[0], arguments, end)
 
 
-def _guarded(console: Console, verb: str, arguments: list[str]) -> int:
+def _guarded(console: Console, verb: str, arguments: list[str], end: contextlib.ExitStack) -> int:
     try:
-        result = _run(console, verb, arguments[1:])
+        result = _run(console, verb, arguments[1:], end)
         console.result(result)
         return result.exit_code
     except ReaderGoneError:
         return 0
+    except Stopped as error:
+        return _fail(console, verb, arguments, error.interruption())
     except KeyboardInterrupt:
         console.note("Interrupted.")
         return 130
@@ -99,7 +102,7 @@ def _fail(console: Console, verb: str, arguments: list[str], error: BaseExceptio
     return known.exit_code
 
 
-def _run(console: Console, verb: str, arguments: list[str]) -> Result:
+def _run(console: Console, verb: str, arguments: list[str], end: contextlib.ExitStack) -> Result:
     if verb in ("--help", "-h", "help"):
         return Result({"verbs": {name: text for name, (_, text) in VERBS.items()}}, overview())
     if verb in ("--version", "-V"):
@@ -109,14 +112,14 @@ def _run(console: Console, verb: str, arguments: list[str]) -> Result:
     if verb not in VERBS:
         kind = "option" if verb.startswith("-") else "verb"
         raise unknown_name(kind, verb, [*VERBS] if kind == "verb" else ["--help", "--version"], where="command line")
-    return _invoke(console, verb, arguments)
+    return _invoke(console, verb, arguments, end)
 
 
-def _invoke(console: Console, verb: str, arguments: list[str]) -> Result:
+def _invoke(console: Console, verb: str, arguments: list[str], end: contextlib.ExitStack) -> Result:
     import typer
 
     from mmtune.cli.command import build_command, common_options
-    from mmtune.cli.interruption import resumable
+    from mmtune.train.interrupt import StopRequest
 
     command = build_command(verb, VERBS[verb][0])
     try:
@@ -128,8 +131,9 @@ def _invoke(console: Console, verb: str, arguments: list[str]) -> Result:
         raise ReaderGoneError from error
     console.configure(**common_options(context))
     context.obj = console
-    keeps = verb in RESUMABLE and (RESUMABLE[verb] is None or context.params[RESUMABLE[verb]] is not None)
-    with context, resumable() if keeps else contextlib.nullcontext(), console.only_results_on_stdout():
+    if verb in RESUMABLE and (RESUMABLE[verb] is None or context.params[RESUMABLE[verb]] is not None):
+        end.enter_context(StopRequest())  # to the very end: a second signal must not change what a first one came to
+    with context, console.only_results_on_stdout():
         outcome: Any = command.invoke(context)
     return outcome if isinstance(outcome, Result) else Result(dict(outcome or {}))
 

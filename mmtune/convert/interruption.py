@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mmtune.core.errors import Interruption
+from mmtune.core.errors import Interruption, Stopped
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def interruptible(target: Path) -> Iterator[None]:
         nonlocal arrived
         arrived = True
         _restore(previous)
-        raise KeyboardInterrupt
+        raise Stopped(signal.Signals(number).name)
 
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in previous:

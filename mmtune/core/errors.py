@@ -147,6 +147,19 @@ class Interruption(MMTuneError):
     exit_code = 75
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asks for the end, raised wherever the work stands; no library takes it for an error of its own.
+
+    It is no plain KeyboardInterrupt: one that has passed through ``exec``, as in many imports, makes Python end the
+    process by SIGINT whatever the exit code was to be.
+    """
+
+    def interruption(self) -> Interruption:
+        """What a person reads."""
+        fix = "run the same command again: it goes on where it stopped"
+        return Interruption(f"Interrupted by {self}; what was done is kept.", fix=fix)
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
     """The allowed name closest to a mistyped one, or None when nothing is close."""
     found = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)

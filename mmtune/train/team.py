@@ -15,7 +15,7 @@ import torch
 import torch.distributed as distributed
 from accelerate import Accelerator
 
-from mmtune.core.errors import MMTuneError
+from mmtune.core.errors import MMTuneError, Stopped
 from mmtune.train.launched import is_launched, launched_rank
 
 Value = TypeVar("Value")
@@ -92,6 +92,8 @@ class Team:
                 said[0] = work()
             except MMTuneError as error:
                 said[1] = error
+            except Stopped as error:
+                said[1] = error.interruption()
         distributed.broadcast_object_list(said, src=0)
         if said[1] is not None:
             raise said[1]
@@ -110,6 +112,8 @@ class Team:
             result = work()
         except MMTuneError as error:
             failure = error
+        except Stopped as error:
+            failure = error.interruption()
         if self.any(failure is not None):
             raise next(error for error in self.gather(failure) if error is not None)
         return result  # type: ignore[return-value]
