@@ -8,6 +8,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from mmtune.evaluation.statistics import Array, cluster_interval, mean_interval
 
 _PARTS = "coco_pope_*.json"
 _COUNTS = ("TP", "FP", "TN", "FN")
+_BY_QUESTION = "category_and_image_and_question"
 
 
 class POPE(PublicBenchmark):
@@ -38,17 +40,23 @@ class POPE(PublicBenchmark):
     question_names: ClassVar[tuple[str, ...]] = ("llava_pope_test.jsonl",)
 
     def read(self, place: Place) -> Table:
-        """The rows; a folder without a table is read from its official files, one a category."""
+        """The rows; a folder without a table is read from its official files, one a category.
+
+        LLaVA's questions beside the folder of those files come first, for answers to them have their numbers.
+        """
         tables = [name for name in self.file_names[:2] for name in place.path.glob(name)]
         folders = (place.path, place.path / "coco")
         parts = next((found for folder in folders if (found := sorted(folder.glob(_PARTS)))), [])
+        questions = place.path / self.question_names[0]
         if not parts or tables:
             return super().read(place)
+        if questions.is_file() and parts[0].parent != place.path:
+            return super().read(replace(place, path=questions))
         read = [super(POPE, self).read(Place(part, place.media_root, place.look)) for part in parts]
         return Table([sample for table in read for sample in table.samples], parts)
 
     def official(self, questions: Path) -> Path:
-        """LLaVA's questions go with the official files, whose ids they have."""
+        """LLaVA's questions go with the official files."""
         folder = questions.parent / "coco"
         return folder if folder.is_dir() else questions.parent
 
@@ -73,10 +81,14 @@ class POPE(PublicBenchmark):
         for row in value:
             name, plain = str(column(row, "question_id")), {**row, "question": row.get("text")}
             shown = [pictures.file(str(column(row, "image")), f"val2014/{row['image']}")]
-            # Numbers begin anew in each category's file, and are not those of VLMEvalKit's table.
-            names = {"question_id": name}
+            # Numbers begin anew in each category's file; VLMEvalKit's table and LLaVA's questions have their own.
+            names = {"question_id": name, _BY_QUESTION: _picture_and_question({**row, "category": category})}
             found.append(_row(f"{category}-{name}", plain, shown, [category], row.get("label"), names))
         return found, []
+
+    def names_of(self, row: Mapping[str, Any]) -> Mapping[str, str]:
+        """LLaVA's questions have numbers of their own; category, picture and the first line tell which row is meant."""
+        return {_BY_QUESTION: _picture_and_question(row)} if {"category", "image", "text"} <= set(row) else {}
 
     def has_gold(self, sample: Sample) -> bool:
         return has_yes_or_no(sample)
@@ -115,6 +127,10 @@ def _row(
         names=dict(names),
         cluster=cluster_of(pictures, id),
     )
+
+
+def _picture_and_question(row: Mapping[str, Any]) -> str:
+    return "\n".join((str(row["category"]), Path(str(row["image"])).stem, str(row["text"]).split("\n")[0].strip()))
 
 
 def _item(sample: Sample, record: Record) -> dict[str, Any]:
