@@ -106,9 +106,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
                 instruction data predict none, and logits are the widest tensors of a step. ``logits`` are then
                 ``[K, V]``, one row a target in reading order.
         """
-        anchor = (
-            self.anchor() if self.training and self.trains_in_team else None
-        )  # first: last in backward (ADR 19)
+        anchor = self.anchor() if self.training and self.trains_in_team else None  # last in backward, see ADR 19
         perception = self.perceive(media, input_ids.shape[0])
         inputs = self._embed(input_ids, attention_mask, position_ids, perception)
         if anchor is not None:  # also makes gradients reach the first block in every process

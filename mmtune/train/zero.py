@@ -138,6 +138,8 @@ class ZeroOptimizer:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         steps = [state["step"] for state in self._zero.optimizer.state.values() if "step" in state]
+        if steps:
+            self._link()
         is_first = torch.distributed.get_rank() == 0
         found: dict[int, dict[str, Tensor]] = {}
         for index, parameter in enumerate(self._parameters()) if steps else ():
@@ -148,21 +150,35 @@ class ZeroOptimizer:
 
     def load_state_dict(self, found: Mapping[str, Any]) -> None:
         """Share out what :meth:`state_dict` gave, of whatever number of processes."""
-        from deepspeed.utils import lazy_init_hp_params_optimizer_state, safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state
 
-        state, base, zero = found["state"], self._zero.optimizer, self._zero
+        state, base = found["state"], self._zero.optimizer
         if not state:
             return
         step = next(iter(state.values()))["step"]
-        parts = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
-        for part in parts:
+        for part in self._parts():
             moments = {key: torch.zeros_like(part, requires_grad=False) for key in _MOMENTS}
             base.state[part] = {"step": torch.as_tensor(step, dtype=torch.float32).to(part.device).clone(), **moments}
-        for group, part in zip(zero.bit16_groups, parts, strict=True) if self._stage == 2 else ():
-            lazy_init_hp_params_optimizer_state(group, part, base.state)
+        self._link()
         for index, parameter in enumerate(self._parameters()):
             for key in _MOMENTS:
                 safe_set_full_optimizer_state(parameter, state[index][key].to(parameter.device), key)
+
+    def _parts(self) -> list[Tensor]:
+        """What this process updates, a flat tensor a group."""
+        zero = self._zero
+        found: list[Tensor] = (
+            zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
+        )
+        return found
+
+    def _link(self) -> None:
+        """Let ZeRO-2 find the moments of each weight; by itself it does so after the step of its first group only."""
+        from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+        if self._stage == 2:
+            for group, part in zip(self._zero.bit16_groups, self._parts(), strict=True):
+                lazy_init_hp_params_optimizer_state(group, part, self._zero.optimizer.state)
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
