@@ -34,17 +34,19 @@ _CAPITAL_ABBREVIATIONS = "Mass|Ark|Del|Ill|La|Miss|Ore|Pa|Tex|Wash"
 _NUMBERED = "nos?|figs?|pp|op|ca"  # abbreviations only before a number
 
 _L, _W = r"[^\W\d_]", r"[^\W_]"  # a letter; a letter or digit
+_END = rf"\b(?![-']{_W})"  # the end of a word that nothing is joined to
 _AUXILIARY = rf"(?:s|m|d|re|ve|ll)(?!{_W})"
 _TOKENS = re.compile(
     rf"""
       </?[A-Za-z]\w*(?:\s+[\w-]+="[^"]*")*\s*/?>                          # a tag
-    | https?://[^\s<>"()]*[^\s<>"().,;:!?'] | www\.[\w./?=&%-]*[\w/]     # addresses
-    | [\w.+-]+@[\w-]+(?:\.[\w-]+)* | [@\#][A-Za-z]\w*
-    | \b(?i:can(?=not\b)|gon(?=na\b)|got(?=ta\b)|wan(?=na\b)|gim(?=me\b)|lem(?=me\b))
+    | (?i:https?)://[^\s<>"()]*[^\s<>"().,;:!?'] | www\.[\w./?=&%-]*[\w/]     # addresses
+    | [\w.+-]+@[\w-]+(?:\.[\w-]+)* | [@\#]{_L}\w*
+    | \b(?i:can(?=not{_END})|gon(?=na{_END})|got(?=ta{_END})|wan(?=na{_END})|gim(?=me{_END})|lem(?=me{_END}))
     | '(?i:t(?=(?:is|was)\b))
     | {_L}+?(?=(?i:n't)(?!{_L})) | (?i:n't)(?!{_L}) | '(?i:{_AUXILIARY})
-    | (?i:rock'n'roll|s'mores|li'l|nor'easter|e'er|ev'ry|nat'l|cont'd|c'mon|c'est|ol'|'em|'cause|'till?|'?n')(?!{_W})
-    | 'n(?!{_W}) | '\d0s\b
+    | '[nN]'                                                             # rock'n'roll
+    | (?i:s'mores|li'l|nor'easter|e'er|ev'ry|nat'l|cont'd|c'mon|c'est|ol'|'em|'cause|'till?|'?n')(?!{_W})
+    | 'n(?!{_W}) | '\d0s\b | '\d\d(?=\s|$)                          # the '90s, in '99
     | (?i:{_ABBREVIATIONS})\.(?!{_W}) | (?:{_CAPITAL_ABBREVIATIONS}|{_CAPITAL_ABBREVIATIONS.upper()})\.(?!{_W})
     | (?i:{_NUMBERED})\.(?=\s*\d)
     | (?i:ph\.d)\.?(?!{_W})
@@ -54,19 +56,21 @@ _TOKENS = re.compile(
     | [A-Z]+(?:&[A-Z]+)+ | [Cc]\+\+ | [CcFf]\#
     | {_L}+[aeiouyAEIOUY]'(?!(?i:{_AUXILIARY}))[aeiouA-Z]{_L}*           # ma'am
     | \d+(?:[.,:]\d+)+(?=(?i:am|pm|a\.m|p\.m|lbs?)\b)                    # 10:30am
-    | (?:US|A|C)\$ | \d+/\d+(?=/\d)
+    | (?:US|A|C)\$ | \d+/\d+/\d+ | \d+/\d+(?=/\d)                          # 12/25/2012
+    | (?<!{_W})[+-]\d+(?=-?{_L})                                           # -20s
     | [+-]?(?<!{_W}-)(?:\d+(?:[.,:]\d+)*|[.]\d+)(?:/\d+)?(?:-{_W}+)*(?!/?{_W})
     | [dDoOlL]'{_L}+(?:-{_W}+)*
     | [yYlLdDjJ]'(?={_L})
     | {_W}+(?:(?:-|_+){_W}+)*(?:/{_W}+(?:-{_W}+)*)*                       # words, also with hyphens and slashes
-    | \.\.\.+ | [!?]{{2,}} | -- -* | [:;]-?[()DPp](?!{_W}) | `` | '' | \*+ | _+
+    | \.\.\.+ | [!?]{{2,}} | -- -* | [:;=]-?[()DPp](?!{_W}) | \^_\^ | `` | '' | \*+ | _+
     | \S
     """,
     re.VERBOSE,
 )
 _ONE_FOR_ALL = str.maketrans(
     {
-        **dict.fromkeys("’‘‛", "'"), **dict.fromkeys("“”«»‹›", '"'), **dict.fromkeys("–—―", "--"), "…": "...",
+        **dict.fromkeys("’‘‛", "'"), **dict.fromkeys("“”«»‹›", '"'), **dict.fromkeys("–—―", "--"), "…": " ... ",
+        **{sign: f" {sign} " for sign in "¹²³"},
         "½": " 1/2 ", "¼": " 1/4 ", "¾": " 3/4 ", "\xad": None, "\u200b": " ", "\xa0": " ",
     }
 )  # fmt: skip
@@ -93,6 +97,6 @@ def _settled(token: str) -> str:
     token = token.lower()
     if token.startswith("..."):
         return "..."
-    if token[0] in ":;" and len(token) > 1:
+    if token[0] in ":;=" and len(token) > 1:
         return "".join(_ESCAPES.get(char, char) for char in token)
     return _ESCAPES.get(token, token)
