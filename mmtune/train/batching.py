@@ -46,7 +46,6 @@ class Batching:
     Args:
         batch_size: Rows of a micro-batch over all processes; with ``tokens`` not used.
         accumulation: Micro-batches of a step.
-        world_size: Processes that share each micro-batch.
         grouping: ``length`` puts rows of near length together, ``modality`` is the original LLaVA's order.
         tokens: Most positions of a micro-batch, padding included, in place of ``batch_size``.
         lengths: Of all rows; needed for grouping and for ``tokens``.
@@ -55,7 +54,6 @@ class Batching:
 
     batch_size: int
     accumulation: int = 1
-    world_size: int = 1
     grouping: Grouping = "none"
     tokens: int | None = None
     lengths: RowLengths | None = None
@@ -85,12 +83,6 @@ class Batching:
             found = list(_within(rows, lengths, self.tokens, self.packed))
         return found if self.grouping == "none" else self._shuffled(found, lengths, epoch)
 
-    def share(self, batch: Sequence[int], rank: int) -> list[int]:
-        """The rows of a micro-batch that one process works on; none where there are fewer rows than processes."""
-        quotient, rest = divmod(len(batch), self.world_size)
-        start = rank * quotient + min(rank, rest)
-        return list(batch[start : start + quotient + (rank < rest)])
-
     def _known_lengths(self) -> RowLengths:
         if self.lengths is None:
             raise ValueError("batches by length need the lengths of all rows")
@@ -99,8 +91,8 @@ class Batching:
     def _as_original(self, order: Sequence[int], lengths: RowLengths, epoch: int) -> list[int]:
         found = modality_grouped(
             lengths.words[list(order)].tolist(),
-            max(1, self.batch_size // self.world_size),
-            self.world_size * self.accumulation,
+            self.batch_size,
+            self.accumulation,
             torch.Generator().manual_seed(self._seed_of(epoch)),
             torch.Generator().manual_seed(self._seed_of(epoch) + 1),
         )
