@@ -30,7 +30,7 @@ def whole(tensor: Tensor, *, keep: bool = True) -> Tensor:
     Called by every process that has a share.
     """
     if _is_scattered(tensor):
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters([tensor]):
             return tensor.detach().cpu().clone() if keep else torch.empty(0)
@@ -63,7 +63,7 @@ def like(parameter: Tensor, tensor: Tensor) -> Tensor:
 def put(parameter: Tensor, tensor: Tensor) -> None:
     """Write a whole tensor into a weight, and into the copy that a ZeRO optimizer updates; called by every process."""
     if _is_scattered(parameter):
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters([parameter], modifier_rank=0):
             parameter.copy_(tensor)

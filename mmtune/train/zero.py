@@ -102,7 +102,7 @@ class ZeroModel(nn.Module):
 
     def _gather(self) -> None:
         if self._beside:
-            from deepspeed.zero import GatheredParameters
+            from deepspeed.runtime.zero import GatheredParameters
 
             self._gathered.enter_context(GatheredParameters(self._beside))
 
