@@ -50,7 +50,7 @@ def test_grouping_leaves_little_padding(rows: int, options: dict[str, int]) -> N
 )
 def test_every_row_once_and_the_same_for_the_same_seed(grouping: Any, tokens: int | None) -> None:
     lengths = skewed(501)
-    batching = Batching(4, 2, 1, grouping, tokens, lengths, seed=3)
+    batching = Batching(4, 2, grouping, tokens, lengths, seed=3)
     first, second = (batching.batches(order_of(lengths, epoch), epoch) for epoch in (0, 1))
     assert sorted(row for batch in first for row in batch) == list(range(501))
     assert sorted(row for batch in second for row in batch) == list(range(501))
@@ -84,7 +84,9 @@ def test_processes_share_each_step_and_leave_no_row_out(processes: int) -> None:
     for step in (batches[start : start + 4] for start in range(0, len(batches), 4)):
         shares = [share_of(step, rank, processes) for rank in range(processes)]
         assert len({len(share) for share in shares}) == 1
-        assert sorted(row for share in shares for part in share for row in part) == sorted(sum(step, []))
+        assert sorted(row for share in shares for part in share for row in part) == sorted(
+            row for part in step for row in part
+        )
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -103,7 +105,7 @@ def test_orders_are_those_of_the_original(index: int) -> None:
 
 def test_batches_of_the_original_order_hold_one_modality() -> None:
     lengths = skewed(240)
-    batches = Batching(8, 1, 2, "modality", None, lengths).batches(order_of(lengths), 0)
+    batches = Batching(8, 1, "modality", None, lengths).batches(order_of(lengths), 0)
     kinds = [len({bool(lengths.media[row]) for row in batch}) for batch in batches]
     assert sum(kind == 2 for kind in kinds) <= 2  # what is left over of both stands at the end
     assert all(kind == 1 for kind in kinds[:-2])
