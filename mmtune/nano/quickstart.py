@@ -5,29 +5,32 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mmtune.core.errors import Interruption, MMTuneError, UsageError
+from mmtune.core.errors import Interruption, MMTuneError
 from mmtune.core.registry import canonical
-from mmtune.data.prepare import prepare
+from mmtune.nano.apart import apart
 from mmtune.nano.comparison import Comparison, gallery
-from mmtune.nano.world.dataset import FORMAT, write_dataset
-from mmtune.report.compare.build import compare
+from mmtune.nano.course import STAGES, Course
+from mmtune.nano.workplace import Workplace
+from mmtune.nano.world.dataset import FORMAT
+from mmtune.report.compare.build import Compared, compare
 from mmtune.report.compare.view import view
+from mmtune.report.compare.write import markdown
 from mmtune.report.html import write_quickstart_report
+from mmtune.report.page import write_page
 from mmtune.report.quickstart import label
 from mmtune.report.run import read_rows
 from mmtune.train.display import Display, LoggingDisplay
-from mmtune.train.recipe import resolve
-from mmtune.train.run import train
+from mmtune.train.run_directory import default_command
 
 SIZES: Mapping[str, int] = {"train": 4000, "val": 160, "test": 800, "test_heldout": 400}
-STATE = "quickstart.json"
+BUDGET: Mapping[str, int] = {"pretrain": 300, "finetune": 900}
+"""Steps of each stage for methods that are compared; a method alone takes those of its own recipes."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -44,7 +47,9 @@ def quickstart(
 ) -> dict[str, Any]:
     """Train and measure methods on the nano world; the same call goes on where it was interrupted.
 
-    A method that fails is reported beside the others.
+    Several methods learn under one budget: the same rows in the same order, from the same seed, for as many steps in
+    each stage, every method in a process of its own. One alone learns for as long as its recipes say. A method that
+    fails is reported beside the others.
 
     Args:
         output: Folder for data, runs, answers and ``report.html``.
@@ -56,21 +61,33 @@ def quickstart(
 
     Returns:
         The JSON object of the verb: ``output``, ``report``, and ``methods`` with ``scores``, ``baselines``, ``seconds``
-        and ``run``, or an ``error``.
+        and ``run``, or an ``error``; of several methods also ``matched``, whether their budgets turned out equal, and
+        the files ``comparison`` (JSON) and ``markdown``.
 
     Raises:
-        UsageError: The folder holds a quickstart of another seed or size.
+        UsageError: The folder holds a quickstart of another seed, size or budget.
         Interruption: A signal asked to stop.
         MMTuneError: Every method failed; the first error is raised.
     """
-    settings = {"seed": seed, "base": base, "vision": vision, "sizes": dict(sizes), "sets": list(sets), "world": FORMAT}
-    work = _Workplace(Path(output), settings, progress or LoggingDisplay())
+    names = list(dict.fromkeys(canonical(method) for method in methods))
+    settings = {
+        **{"seed": seed, "base": base, "vision": vision, "sets": list(sets)},
+        **{"sizes": dict(sizes), "world": FORMAT, "steps": dict(BUDGET) if len(names) > 1 else None},
+    }
+    work = Workplace(Path(output), settings, progress or LoggingDisplay())
+    return _finish(work, _all_methods(work, names))
+
+
+def _all_methods(work: Workplace, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     errors: list[Exception] = []
     data = work.make_data()
-    for name in dict.fromkeys(canonical(method) for method in methods):
+    run = _apart if len(names) > 1 else _alone
+    chosen = {key: work.settings[key] for key in ("seed", "base", "vision", "sets", "steps")}
+    for name in names:
+        course = Course(work.folder, name, label(name), command=tuple(default_command()), **chosen)
         try:
-            found[name] = _one_method(work, name, data)
+            found[name] = _one_method(work, course, data, run)
         except Interruption:
             raise
         except Exception as error:  # whatever breaks one method must not lose the other
@@ -80,84 +97,20 @@ def quickstart(
             found[name] = {"error": _error_json(error)}
     if len(errors) == len(found) and errors:
         raise errors[0]
-    return _finish(work, found)
+    return found
 
 
-class _Workplace:
-    """The folder of one quickstart, with its settings and the time that each part took."""
-
-    def __init__(self, folder: Path, settings: dict[str, Any], display: Display) -> None:
-        self.folder, self.settings, self.display = folder, settings, display
-        path = folder / STATE
-        if path.is_file():
-            self.state = json.loads(path.read_text(encoding="utf-8"))
-            old = self.state["settings"]
-            changed = [
-                f"{key}: {old[key]!r} -> {value!r}" for key, value in settings.items() if old.get(key, value) != value
-            ]
-            if changed:
-                raise UsageError(
-                    f"The folder holds another quickstart. {'; '.join(changed)}",
-                    where=str(folder),
-                    fix="give another --output, or remove the folder",
-                )
-            return
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(
-                "The folder is not empty and no quickstart.", where=str(folder), fix="give another --output"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        self.state = {"settings": settings, "seconds": {}}
-        self._write()
-
-    def make_data(self) -> Path:
-        """Draw the world and prepare what is trained on; what is there already is kept."""
-        world = self.folder / "world"
-        with self.phase("data"):
-            if not (world / "dataset.json").is_file():
-                write_dataset(world, seed=self.settings["seed"], **self.settings["sizes"])
-            for name in ("pretrain", "train", "val"):
-                target = self.prepared(name)
-                if not (target / "manifest.json").is_file():
-                    prepare([str(world / f"{name}.json")], target)
-        return world
-
-    def prepared(self, name: str) -> Path:
-        """The prepared folder of a part of the data."""
-        return self.folder / "data" / name
-
-    def answers(self, method: str) -> tuple[Path, Path]:
-        """Where a method's evaluations are, as `mmtune compare` finds them, and its other answers."""
-        return self.folder / "runs" / "eval" / method, self.folder / "answers" / method
-
-    @contextmanager
-    def phase(self, name: str, *, part: str | None = None) -> Iterator[None]:
-        """Tell that a phase begins, and keep how long it took over all calls."""
-        self.display.phase(name)
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            taken = self.state["seconds"]
-            taken[part or name] = taken.get(part or name, 0.0) + time.perf_counter() - began
-            self._write()
-
-    def seconds(self, part: str) -> float:
-        """How long a phase took."""
-        return float(self.state["seconds"].get(part, 0.0))
-
-    def _write(self) -> None:
-        partial = self.folder / f".{STATE}.partial"
-        partial.write_text(json.dumps(self.state, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.folder / STATE)
-
-
-def _one_method(work: _Workplace, method: str, world: Path) -> dict[str, Any]:
+def _one_method(work: Workplace, course: Course, world: Path, run: Callable[[Course, Display], Any]) -> dict[str, Any]:
     """Captions first, then questions, then the measurement."""
-    first = _stage(work, method, "pretrain", "pretrain", model=None)
-    second = _stage(work, method, "finetune", "train", model=first["model"])
+    method, name = course.method, course.label
+    if course.is_finished():
+        stages = course.run(work.display)
+    else:
+        with work.phase(f"{name}: training", part=f"{method}.train"):
+            stages = run(course, work.display)
+    first, second = stages["pretrain"], stages["finetune"]
     comparison = Comparison(world, *work.answers(method), work.display)
-    with work.phase(f"{label(method)}: questions it has not seen", part=f"{method}.evaluate"):
+    with work.phase(f"{name}: questions it has not seen", part=f"{method}.evaluate"):
         scores, baselines = comparison.measure(Path(second["model"]))
     phases = {
         "pretrain": float(first["seconds"]),
@@ -177,75 +130,54 @@ def _one_method(work: _Workplace, method: str, world: Path) -> dict[str, Any]:
     }
 
 
-def _stage(work: _Workplace, method: str, verb: str, data: str, *, model: str | None) -> dict[str, Any]:
-    """Run a stage, go on with it, or read the result of a finished one."""
-    folder = work.folder / "runs" / f"{method}-{verb}"
-    status = _status(folder)
-    if status.get("status") == "completed":
-        return status
-    overrides = {
-        "method": method,
-        "model.checkpoint": model,
-        "data.train": [str(work.prepared(data))],
-        "train.seed": work.settings["seed"],
-    }
-    if model is None:
-        overrides |= {"model.base": work.settings["base"], "model.vision": work.settings["vision"]}
-    else:
-        overrides["data.validation"] = [str(work.prepared("val"))]
-    recipe = resolve(verb, overrides=overrides, sets=work.settings["sets"])
-    display = _Named(work.display, f"{label(method)}: {'captions' if verb == 'pretrain' else 'questions'}")
-    return train(recipe, verb=verb, model=model, output=folder, display=display)
+def _alone(course: Course, display: Display) -> dict[str, dict[str, Any]]:
+    return course.run(display)
 
 
-class _Named:
-    """Passes the events of a training on, with the name of the stage before each phase."""
-
-    def __init__(self, inner: Display, name: str) -> None:
-        self._inner, self._name = inner, name
-        self.start, self.step, self.end = inner.start, inner.step, inner.end
-        self.note, self.table = inner.note, inner.table
-
-    def phase(self, name: str) -> None:
-        """A part of the stage begins."""
-        self._inner.phase(self._name if name == "train" else f"{self._name} ({name})")
+def _apart(course: Course, display: Display) -> dict[str, dict[str, Any]]:
+    """Methods that are laid side by side must not inherit each other's memory."""
+    stages: dict[str, dict[str, Any]] = apart(course.run, display)
+    return stages
 
 
-def _finish(work: _Workplace, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _finish(work: Workplace, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The report and the result."""
     work.display.phase("report")
     done = {name: result for name, result in found.items() if "error" not in result}
     metrics = {name: _metrics(work.folder, name) for name in done}
     base = _parameters(Path(next(iter(done.values()))["model"]))
+    compared = _compared(work, list(done.values()))
+    seconds = sum(work.state["seconds"].values())
     report = write_quickstart_report(
         work.folder,
         {
             "methods": {name: {**result, "metrics": metrics.get(name, {})} for name, result in found.items()},
             "seed": work.settings["seed"],
-            "seconds": work.seconds("data") + sum(result["seconds"] for result in done.values()),
+            "seconds": seconds,
             "world": work.settings["sizes"],
             "base": base,
             "environment": _environment(),
         },
         gallery(work.folder / "world", {name: work.answers(name) for name in done}, label),
-        _compared(work, list(done.values())),
+        view(compared) if compared is not None else None,
     )
     return {
         "output": str(work.folder),
         "report": str(report),
         "seed": work.settings["seed"],
-        "seconds": round(work.seconds("data") + sum(result["seconds"] for result in done.values()), 2),
+        "seconds": round(seconds, 2),
         "methods": found,
         "failed": [name for name in found if name not in done],
+        **(_written(work.folder, compared) if compared is not None else {}),
     }
 
 
-def _compared(work: _Workplace, done: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What `mmtune compare` shows of the runs; for one run alone there is nothing to compare."""
+def _compared(work: Workplace, done: Sequence[Mapping[str, Any]]) -> Compared | None:
+    """What `mmtune compare` finds in the runs; for one run alone there is nothing to compare."""
     if len(done) < 2:
         return None
     try:
-        return view(compare([result["run"] for result in done], note=work.display.note))
+        return compare([result["run"] for result in done], note=work.display.note)
     except Interruption:
         raise
     except Exception as error:  # hours of training must not end without their report
@@ -254,10 +186,15 @@ def _compared(work: _Workplace, done: Sequence[Mapping[str, Any]]) -> dict[str, 
         return None
 
 
+def _written(folder: Path, compared: Compared) -> dict[str, Any]:
+    """The comparison as JSON and Markdown beside the page."""
+    found = write_page(folder / "comparison.json", json.dumps(compared.result, indent=2) + "\n")
+    text = write_page(folder / "report.md", markdown(compared))
+    return {"matched": compared.result["budget"]["matched"], "comparison": str(found), "markdown": str(text)}
+
+
 def _metrics(folder: Path, method: str) -> dict[str, list[dict[str, Any]]]:
-    return {
-        verb: read_rows(folder / "runs" / f"{method}-{verb}" / "metrics.jsonl") for verb in ("pretrain", "finetune")
-    }
+    return {verb: read_rows(folder / "runs" / f"{method}-{verb}" / "metrics.jsonl") for verb in STAGES}
 
 
 def _parameters(model: Path) -> dict[str, int]:
@@ -272,14 +209,6 @@ def _parameters(model: Path) -> dict[str, int]:
 
 def _environment() -> dict[str, Any]:
     return {**{name: version(name) for name in ("torch", "transformers")}, "cores": os.cpu_count()}
-
-
-def _status(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _error_json(error: Exception) -> dict[str, Any]:

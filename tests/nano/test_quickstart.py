@@ -10,9 +10,10 @@ import pytest
 
 from mmtune.core.errors import Interruption, NumericalError, UsageError
 from mmtune.model.build import build_model
+from mmtune.nano import course
 from mmtune.nano import quickstart as module
 from mmtune.nano.comparison import same_things
-from mmtune.nano.quickstart import quickstart
+from mmtune.nano.quickstart import BUDGET, quickstart
 from mmtune.train.display import LoggingDisplay
 from mmtune.train.recipe import Recipe
 from tests.tiny import save_tiny_lm, save_tiny_vision
@@ -28,14 +29,24 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 class Trainer:
-    """Stands for the training: saves a fresh model and says that it is done."""
+    """Stands for the training, in this process: saves a fresh model and says that it is done."""
 
     def __init__(self, base: dict[str, str], broken: str | None = None, error: Exception | None = None) -> None:
         self.base, self.broken, self.error = base, broken, error
         self.calls: list[tuple[str, str, str | None]] = []
+        self.steps: dict[str, set[int | None]] = {}
 
-    def __call__(self, recipe: Recipe, *, verb: str, model: str | None, output: Path, display: Any) -> dict[str, Any]:
+    def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+        """Take the place of the training, and of the processes that it runs in."""
+        monkeypatch.setattr(course, "train", self)
+        monkeypatch.setattr(module, "apart", lambda work, display: work(display))
+        return self
+
+    def __call__(
+        self, recipe: Recipe, *, verb: str, model: str | None, output: Path, display: Any, command: Any
+    ) -> dict[str, Any]:
         self.calls.append((recipe.method, verb, model))
+        self.steps.setdefault(verb, set()).add(recipe.train.max_steps)
         if recipe.method == self.broken and verb == "finetune" and self.error is not None:
             raise self.error
         assert recipe.data.train[0].path.endswith("pretrain" if verb == "pretrain" else "train")
@@ -55,13 +66,13 @@ class Trainer:
 def test_two_methods_are_measured_side_by_side_and_nothing_is_done_twice(
     base: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = Trainer(base)
-    monkeypatch.setattr(module, "train", trainer)
+    trainer = Trainer(base).stand_in(monkeypatch)
     found = quickstart(output=tmp_path / "out", sizes=SIZES, **base)
     assert [(method, verb) for method, verb, _ in trainer.calls] == [
         (method, verb) for method in ("llava", "vlora") for verb in ("pretrain", "finetune")
     ]
     assert trainer.calls[1][2] == str(tmp_path / "out/runs/llava-pretrain/model")
+    assert trainer.steps == {verb: {steps} for verb, steps in BUDGET.items()}  # the same for all
     assert set(found) >= {"output", "report", "methods"}
     for result in found["methods"].values():
         assert set(result) >= {"scores", "baselines", "seconds", "run"}
@@ -83,8 +94,7 @@ def test_two_methods_are_measured_side_by_side_and_nothing_is_done_twice(
 def test_one_failure_is_reported_beside_the_other_method(
     base: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = Trainer(base, "vlora", NumericalError("The loss is nan.", fix="lower it"))
-    monkeypatch.setattr(module, "train", trainer)
+    Trainer(base, "vlora", NumericalError("The loss is nan.", fix="lower it")).stand_in(monkeypatch)
     found = quickstart(output=tmp_path / "out", sizes=SIZES, **base)
     assert found["failed"] == ["vlora"]
     assert found["methods"]["vlora"]["error"]["exit"] == 6
@@ -95,7 +105,7 @@ def test_one_failure_is_reported_beside_the_other_method(
 def test_the_error_of_the_only_method_is_raised(
     base: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "train", Trainer(base, "llava", NumericalError("The loss is nan.")))
+    Trainer(base, "llava", NumericalError("The loss is nan.")).stand_in(monkeypatch)
     with pytest.raises(NumericalError):
         quickstart(("llava",), tmp_path / "out", sizes=SIZES, **base)
 
@@ -103,8 +113,7 @@ def test_the_error_of_the_only_method_is_raised(
 def test_an_interruption_is_none_of_a_methods_failures(
     base: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = Trainer(base, "llava", Interruption("SIGTERM"))
-    monkeypatch.setattr(module, "train", trainer)
+    trainer = Trainer(base, "llava", Interruption("SIGTERM")).stand_in(monkeypatch)
     with pytest.raises(Interruption):
         quickstart(output=tmp_path / "out", sizes=SIZES, **base)
     trainer.error = None
@@ -122,10 +131,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_another_seed_in_the_same_folder_is_refused(
     base: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "train", Trainer(base))
+    Trainer(base).stand_in(monkeypatch)
     quickstart(("llava",), tmp_path / "out", sizes=SIZES, progress=LoggingDisplay(), **base)
     with pytest.raises(UsageError, match="seed: 0 -> 1"):
         quickstart(("llava",), tmp_path / "out", seed=1, sizes=SIZES, **base)
+    with pytest.raises(UsageError, match="steps: None -> "):  # what one method learnt alone is no part of a comparison
+        quickstart(("llava", "vlora"), tmp_path / "out", sizes=SIZES, **base)
 
 
 @pytest.mark.parametrize(

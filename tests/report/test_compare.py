@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from mmtune.core.errors import DataError, UsageError
@@ -19,6 +21,7 @@ from mmtune.report.compare.budget import budget
 from mmtune.report.compare.build import Compared, compare
 from mmtune.report.compare.pareto import pareto
 from mmtune.report.compare.runs import read_runs
+from mmtune.report.compare.view import stages_sentence
 from mmtune.report.compare.write import markdown, write_comparison
 from mmtune.train.recipe import resolve
 from mmtune.train.run import train
@@ -231,6 +234,46 @@ def test_budgets_are_told_apart_by_the_rows_of_their_steps(runs: dict[str, Path]
     assert [entry["what"] for entry in budget([first, second])["differences"]] == [
         "rows of every step, in order (not recorded)"
     ]
+
+
+def second_stage(first: Path, folder: Path) -> Path:
+    """A copy of a run as a run that started from it; both lie in one folder."""
+    shutil.copytree(first, folder / f"{first.name}-first")
+    second = shutil.copytree(first, folder / f"{first.name}-second")
+    recipe = yaml.safe_load((second / "recipe.yaml").read_text())
+    checkpoint = str(folder / f"{first.name}-first" / "model")
+    bases = {"base": "../../../lm", "vision": "../../../vision"}  # as the checkpoint names them
+    recipe["model"] = {**bases, "checkpoint": checkpoint}
+    (second / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return second
+
+
+def test_what_came_before_counts(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    work = runs["a"].parent.parent / "staged"  # as deep as the runs: bases are named from there
+    both = [second_stage(runs[name], work) for name in "ab"]
+    result = compare(both, device="cpu").result
+    assert result["budget"]["matched"]
+    assert result["budget"]["shared"]["starts from"].startswith("6 steps of finetune")
+    for figures in result["runs"].values():
+        assert [stage["steps"] for stage in figures["stages"]] == [6, 6]
+        assert figures["total"]["steps"] == 2 * figures["steps"] == 12
+        assert figures["notes"] == []
+        assert figures["total"]["training_flops"] == pytest.approx(2 * figures["training_flops"])
+    assert "6 steps of finetune + 6 steps of finetune each" in str(stages_sentence(result))
+
+    moved = work.rename(work.with_name("moved"))
+    names = [moved / folder.name for folder in both]
+    assert budget(read_runs(names))["matched"]  # the run before came along
+    assert budget(read_runs([names[0], runs["b"]]))["differences"][0]["what"] == "starts from"
+    metrics = moved / "b-first" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"rows": "', '"rows": "0'))
+    assert [entry["what"] for entry in budget(read_runs(names))["differences"]] == ["starts from"]
+    for name in "ab":
+        shutil.rmtree(moved / f"{name}-first")
+    differing = budget(read_runs(names))["differences"]  # of two weights whose past is unknown nothing can be said
+    assert [entry["what"] for entry in differing] == ["starts from"]
+    assert all("the checkpoint" in value for value in differing[0]["values"].values())
 
 
 def test_large_models_are_measured_one_after_the_other(

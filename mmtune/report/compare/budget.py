@@ -1,13 +1,16 @@
-"""Whether runs learnt under the same budget: the same rows in the same order, as many steps, the same base."""
+"""Whether runs learnt under the same budget: the same rows in the same order, as many steps, the same base.
+
+Stages count with all that came before them: a run that started from the model of another has that run's budget too.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from mmtune.report.compare.runs import Run
+from mmtune.report.compare.runs import Run, run_before
 from mmtune.report.inspection.run import data_fingerprint
 from mmtune.report.page import flatten
 
@@ -56,19 +59,19 @@ def _setting(part: str, key: str) -> Callable[[Run], Any]:
     return lambda run: (run.recipe.get(part) or {}).get(key)
 
 
-def _start(run: Run) -> str:
-    """Fresh weights, or a checkpoint; of a checkpoint of a run, with its own budget."""
+def _start(run: Run) -> str | None:
+    """Fresh weights; the model of a run, told by that run's own budget; or the name of other weights."""
     checkpoint = (run.recipe.get("model") or {}).get("checkpoint")
     if checkpoint is None:
-        return "fresh"
-    earlier = Path(checkpoint).parent / "metrics.jsonl"
-    if not earlier.is_file():
-        return "a checkpoint"
-    from mmtune.report.run import read_rows
-
-    rows = read_rows(earlier)
-    digest = hashlib.sha256(" ".join(str(row.get("rows")) for row in rows).encode()).hexdigest()[:8]
-    return f"a run of {len(rows)} steps on rows {digest}"
+        return "fresh weights"
+    before = run_before(run)
+    if before is None:
+        return f"the checkpoint {checkpoint}"
+    given = {what: read(before) for what, read in _PARTS.items()}
+    if None in given.values():
+        return None
+    digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{given['steps']} steps of {given['verb']}, budget {digest}"
 
 
 _PARTS: Mapping[str, Callable[[Run], Any]] = {

@@ -8,30 +8,55 @@ from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import MMTuneError
-from mmtune.report.compare.runs import Run
+from mmtune.report.compare.runs import Run, stages
 from mmtune.report.compare.speed import Measured
 from mmtune.train.display import SilentDisplay
 from mmtune.train.plan import refuse_quantised, rehearse_run, row_costs
 from mmtune.train.recipe import resolve
 
-_FROM_STATUS = ("trainable_parameters", "peak_memory_bytes", "seconds", "steps", "samples", "tokens", "device")
+_FROM_STATUS = ("trainable_parameters", "peak_memory_bytes", "device", "precision")
+_SPENT = ("steps", "samples", "tokens", "seconds")
 
 
 def costs(run: Run, measured: Measured) -> dict[str, Any]:
-    """All figures of one run, those in training first; None where one is not known, with the reason in ``notes``."""
-    flops, notes = training_flops_per_sample(run)
+    """All figures of one run, those in training first; None where one is not known, with the reason in ``notes``.
+
+    ``stages`` holds what the run and those before it spent, oldest first, and ``total`` their sums.
+    """
+    spent, notes = [], []
+    for stage in stages(run):
+        flops, reasons = training_flops_per_sample(stage)
+        spent.append(_spent(stage, flops))
+        notes += reasons
     return {
         "run": str(run.folder),
         "method": run.method,
         **{key: run.status.get(key) for key in _FROM_STATUS},
-        "precision": run.status.get("precision"),
         "loss": (run.status.get("loss") or {}).get("last"),
         "checkpoint_bytes": folder_bytes(run.model),
-        "training_flops_per_sample": flops,
-        "training_flops": flops * run.status["samples"] if flops and run.status.get("samples") else None,
+        **{key: value for key, value in spent[-1].items() if key not in ("run", "verb")},
+        "stages": spent,
+        "total": {key: _sum([stage[key] for stage in spent]) for key in (*_SPENT, "training_flops")},
         **{key: value for key, value in asdict(measured).items() if key not in ("notes", "weights")},
         "notes": [*notes, *measured.notes],
     }
+
+
+def _spent(run: Run, flops_per_sample: float | None) -> dict[str, Any]:
+    samples = run.status.get("samples")
+    return {
+        "run": str(run.folder),
+        "verb": run.status.get("verb"),
+        **{key: run.status.get(key) for key in _SPENT},
+        "training_flops_per_sample": flops_per_sample,
+        "training_flops": flops_per_sample * samples if flops_per_sample and samples else None,
+    }
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """The sum; None where a part is not known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def folder_bytes(folder: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,35 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
         Run(place, name, tone, method, found["recipe"], found["status"], _steps(place))
         for tone, (place, name, method, found) in enumerate(zip(places, names, methods, parts, strict=True))
     ]
+
+
+def stages(run: Run) -> list[Run]:
+    """The run with those before it, oldest first: each started from the model of the one before."""
+    before = run_before(run)
+    return [*(stages(before) if before is not None else ()), run]
+
+
+def run_before(run: Run) -> Run | None:
+    """The run whose model this one started from; None for fresh weights, and for weights that are of no run here."""
+    checkpoint = (run.recipe.get("model") or {}).get("checkpoint")
+    if checkpoint is None:
+        return None
+    own = run.folder.resolve()
+    for folder in _places(Path(checkpoint), own):
+        if (folder / "status.json").is_file() and folder.resolve() != own:
+            found = run_parts(folder)
+            if found["status"].get("status") == "completed":
+                method = str(found["recipe"].get("method"))
+                return Run(folder, run.name, run.tone, method, found["recipe"], found["status"], _steps(folder))
+    return None
+
+
+def _places(checkpoint: Path, own: Path) -> Iterator[Path]:
+    """Where a run named from the working directory of its day may be now; what is near the run itself comes first."""
+    for start in own.parents:
+        yield from (start / checkpoint.parent, start / checkpoint)
+    yield from (own.parent / checkpoint.parent.name, own.parent / checkpoint.name)  # moved together with the run
+    yield from (checkpoint.parent, checkpoint)
 
 
 def _parts(folder: Path) -> dict[str, Any]:

@@ -12,16 +12,19 @@ from mmtune.report.page import format_bytes, format_count, format_flops, format_
 from mmtune.report.plots import Curve, Point, Theme, draw_points, in_themes, themed
 
 _OVER = {"steps": "step", "tokens": "tokens", "seconds": "seconds of training", "flops": "operations"}
-_COSTS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-    ("trainable_parameters", "trained parameters", format_count),
-    ("checkpoint_bytes", "checkpoint", format_bytes),
+_SPENT: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("steps", "steps", format_count),
     ("samples", "samples", format_count),
     ("tokens", "tokens", format_count),
     ("seconds", "training time", format_seconds),
     ("training_flops", "training operations", format_flops),
+)
+_COSTS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("trainable_parameters", "trained parameters", format_count),
+    ("checkpoint_bytes", "checkpoint", format_bytes),
     ("peak_memory_bytes", "peak memory in training", format_bytes),
     ("loss", "loss at the end", lambda value: "–" if value is None else f"{value:.3f}"),
-    ("visual_tokens", "positions of a picture", format_count),
+    ("visual_tokens", "visual tokens per picture", format_count),
     ("prefill_flops", "operations of picture and question", format_flops),
     ("first_token_s", "time to first token", lambda value: "–" if value is None else f"{1000 * value:,.1f} ms"),
     ("tokens_per_second", "tokens a second", lambda value: "–" if value is None else f"{value:,.0f}"),
@@ -29,9 +32,23 @@ _COSTS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 
 
 def cost_rows(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """Name of each figure and its text for every run."""
+    """Name of each figure and its text for every run; what was spent is that of all stages."""
     runs = result["runs"].values()
-    return [(label, [show(found.get(key)) for found in runs]) for key, label, show in _COSTS]
+    spent = [(label, [show(found["total"].get(key)) for found in runs]) for key, label, show in _SPENT]
+    return spent + [(label, [show(found.get(key)) for found in runs]) for key, label, show in _COSTS]
+
+
+def stages_sentence(result: Mapping[str, Any]) -> str | None:
+    """What the sums of :func:`cost_rows` are made of; None where no run has more than one stage."""
+    told = {
+        name: " + ".join(f"{format_count(stage['steps'])} steps of {stage['verb']}" for stage in found["stages"])
+        for name, found in result["runs"].items()
+    }
+    if all(len(found["stages"]) == 1 for found in result["runs"].values()):
+        return None
+    same = len(set(told.values())) == 1
+    text = f"{next(iter(told.values()))} each" if same else "; ".join(f"{name}: {text}" for name, text in told.items())
+    return f"Samples, tokens, time and operations are those of all stages: {text}."
 
 
 def interval(row: Mapping[str, Any]) -> str:
@@ -89,6 +106,7 @@ def view(compared: Compared) -> dict[str, Any]:
         "result": result,
         "sentence": budget_sentence(result),
         "costs": cost_rows(result),
+        "stages": stages_sentence(result),
         "tables": [{**table, "pairs": test_rows(table)} for table in result["evaluations"]],
         "differences": difference_rows(result["budget"]["differences"], names),
         "settings": difference_rows(result["budget"]["settings"], names),

@@ -13,6 +13,7 @@ from mmtune.report.compare.view import (
     cost_rows,
     difference_rows,
     interval,
+    stages_sentence,
     test_rows,
     view,
 )
@@ -50,6 +51,7 @@ def markdown(compared: Compared) -> str:
         if table["tests"]:
             lines += _table(TEST_HEAD, test_rows(table))
     lines += ["## Costs", "", *_table(["", *names], [[label, *cells] for label, cells in cost_rows(result)])]
+    lines += [sentence, ""] if (sentence := stages_sentence(result)) else []
     if compared.disagreements:
         lines += [f"## Where they disagree ({result['disagreements']['total']} rows)", ""]
         rows = [[row.id, row.gold, *(_verdict(*row.answers[name]) for name in names)] for row in compared.disagreements]
