@@ -2,7 +2,7 @@
 
 The engine shares out gradients, moments and, in stage 3, weights; rates, loss, guards and checkpoints are those of
 every other run. What media reach stays whole in every process in stage 3: encoders are not handed to the engine, and
-the method's weights are gathered between updates, for a process whose rows have no media does not call them.
+the method's weights are gathered from one update to the next: a process whose rows have no media does not call them.
 """
 
 from __future__ import annotations
@@ -61,12 +61,13 @@ class ZeroModel(nn.Module):
         stage = STAGES[recipe.run.strategy]
         trained = sum(num_elements(parameter) for group in groups for parameter in group.parameters)
         config = _config(stage, recipe.train, precision, offload=recipe.run.offload, trained=trained)
-        with _without_media(model) if stage == 3 else ExitStack():
-            self.engine: Any = deepspeed.initialize(
-                model=model, optimizer=base, config=config, dist_init_required=False
-            )[0]
+        shared = _Shared(model) if stage == 3 else None
+        self.model = model
+        self.engine: Any = deepspeed.initialize(
+            model=model if shared is None else shared, optimizer=base, config=config, dist_init_required=False
+        )[0]
         self.optimizer = ZeroOptimizer(self.engine, groups, stage)
-        self._beside = list(model.method.parameters()) if stage == 3 else []
+        self._beside = list(shared.beside) if shared is not None else []
         self._gathered = ExitStack()
         self._gather()
 
@@ -208,19 +209,21 @@ def _config(stage: int, train: TrainRecipe, precision: str, *, offload: bool, tr
     }
 
 
-@contextmanager
-def _without_media(model: MMTuneModel) -> Iterator[None]:
-    """The model without its encoders, and with the method as a bare bag of weights.
+class _Shared(nn.Module):
+    """What ZeRO-3 shares out of a model, in a tree on whose modules it may put its hooks.
 
-    The engine then shares the method's weights out, but puts no hooks on its modules: a hook gathers weights, which all
-    processes must do together.
+    A hook gathers weights, which all processes must do together, and lets them go after their first backward. Modules
+    that are called for media only, or twice before a backward, are not in the tree; their weights lie in ``beside``.
     """
-    encoders, method = model.encoders, model.method
-    bag = nn.Module()
-    for index, parameter in enumerate(method.parameters()):
-        bag.register_parameter(f"weight_{index}", parameter)
-    model.encoders, model.method = nn.ModuleDict(), bag  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        model.encoders, model.method = encoders, method
+
+    def __init__(self, model: MMTuneModel) -> None:
+        super().__init__()
+        self._call = [model]  # in a list, so that it is no submodule
+        self.beside = nn.ParameterList(model.method.parameters())
+        if model.method.runs_language_model:
+            self.beside.extend(model.language_model.parameters())
+        else:
+            self.language_model = model.language_model
+
+    def forward(self, **inputs: Any) -> Any:
+        return self._call[0](**inputs)
