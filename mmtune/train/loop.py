@@ -66,6 +66,7 @@ class Loop:
         self._stepper = Stepper(self._train, model, wrapped, groups, self._accelerator, self._team, folder)
         self._optimizer = self._stepper.optimizer
         self._random: dict[str, Any] = {}  # before the step under way, where it may be given up
+        self._owes_validation = False  # it was due where the run stopped, which does not wait for it
         self.device = model.device
         self.total_steps = total_steps(recipe, data)
         self.totals = Totals()
@@ -79,6 +80,7 @@ class Loop:
         self.totals = Totals(**checkpoint.state["totals"])
         self.seconds_before = self.totals.seconds
         self.saver.best = checkpoint.state["best"]
+        self._owes_validation = checkpoint.state.get("owes_validation", False)
         self._ledger.num_rejected = self.totals.rejected
         if self._accelerator.scaler is not None and checkpoint.state["scaler"]:
             self._accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
@@ -102,6 +104,8 @@ class Loop:
         first, with_media = self.step, 0
         steps = self._data.feed.steps(first)
         self.saver.start()
+        if self._owes_validation:
+            self._save(metrics)
         try:
             while self.step < self.total_steps:
                 row, saw_media = self._one_step(steps)
@@ -110,18 +114,14 @@ class Loop:
                 metrics.write(row)
                 self._display.step(row)
                 self._track(row)
-                if first == 0 and self.step == _CHECK_AFTER:
+                if first == 0 and self.step == min(_CHECK_AFTER, self.total_steps):
                     moved(saw_media=with_media >= _CHECK_AFTER - 1)
+                if self.saver.is_due(self.step) or self.step == self.total_steps:
+                    self._save(metrics)
                 if self._asked_to_stop():
                     self._interrupt()
-                if self.saver.is_due(self.step):
-                    self._save(metrics)
         finally:
             steps.close()
-        if first == 0 and self.step < _CHECK_AFTER:
-            moved(saw_media=False)
-        if first < self.step and self.saver.last_saved != self.step:
-            self._save(metrics)
 
     def look_at(self, step: int) -> dict[str, Any]:
         """Do the steps before one, then see what that one gives without learning from it."""
@@ -182,7 +182,11 @@ class Loop:
         """Validate, keep the best model, write a checkpoint."""
         if self._data.validation is not None:
             self._display.note(f"validating after step {self.step}")
-            loss = validation_loss(self._model, self._data.validation, self._accelerator, self._team, self._ledger)
+            feed, stop = self._data.validation, self._asked_to_stop
+            loss = validation_loss(self._model, feed, self._accelerator, self._team, self._ledger, stop)
+            self._owes_validation = loss is None
+            if loss is None:
+                self._interrupt()
             metrics.write({"step": self.step, "validation_loss": loss})
             self._display.note(f"step {self.step}: validation loss {loss:.4f}")
             self.saver.consider(self.step, loss)
@@ -197,6 +201,7 @@ class Loop:
             "best": self.saver.best,
             "total_steps": self.total_steps,
             "data": self._data.fingerprint,
+            "owes_validation": self._owes_validation,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from accelerate import Accelerator
 
@@ -15,10 +17,18 @@ from mmtune.train.state import random_state, restore_random
 from mmtune.train.team import Team
 
 
-def validation_loss(model: MMTuneModel, feed: Feed, accelerator: Accelerator, team: Team, ledger: Ledger) -> float:
+def validation_loss(
+    model: MMTuneModel, feed: Feed, accelerator: Accelerator, team: Team, ledger: Ledger, stop: Callable[[], bool]
+) -> float | None:
     """Mean loss per target token over one pass; the training's random states are left as they were.
 
     Processes share the rows; each calls the model as often as every other.
+
+    Args:
+        stop: Asked before every step, by all processes; once it says so, the pass is given up.
+
+    Returns:
+        None when it was given up.
 
     Raises:
         NumericalError: No target tokens at all.
@@ -30,6 +40,8 @@ def validation_loss(model: MMTuneModel, feed: Feed, accelerator: Accelerator, te
         with torch.no_grad():
             steps = feed.steps(0)
             for _ in range(feed.steps_per_epoch):
+                if stop():
+                    return None
                 micro = team.together(lambda: next(steps))
                 for batch in usable(micro, team):
                     inputs = {key: to_device(value, model.device) for key, value in batch.items() if key != "ids"}

@@ -224,6 +224,34 @@ def test_validation_keeps_the_best_and_changes_no_weight(recipe: Make, tmp_path:
     assert sha(tmp_path / "with/model/adapter.safetensors") == sha(tmp_path / "without/model/adapter.safetensors")
 
 
+class StopInValidation(LoggingDisplay):
+    """Sends this process a signal when the validation after a step begins."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._step = step
+
+    def note(self, text: str) -> None:
+        if text == f"validating after step {self._step}":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("display", [Stop(3), StopInValidation(3), Stop(8), StopInValidation(8)])
+def test_a_stop_does_not_wait_for_validation_which_is_made_up_for(
+    display: LoggingDisplay, recipe: Make, tmp_path: Path
+) -> None:
+    wanted = recipe(data__validation=[str(write_rows(tmp_path, "val.json", count=4))])
+    whole = train(wanted, output=tmp_path / "whole")
+    with pytest.raises(Interruption):
+        train(wanted, output=tmp_path / "run", display=display)
+    result = train(wanted, output=tmp_path / "run")
+    found = [row for row in rows(tmp_path / "run") if "validation_loss" in row]
+    assert found == [row for row in rows(tmp_path / "whole") if "validation_loss" in row]
+    assert result["resumed_from"] in (3, 8)
+    assert result["best"]["step"] == whole["best"]["step"]
+    assert sha(tmp_path / "run/model/adapter.safetensors") == sha(tmp_path / "whole/model/adapter.safetensors")
+
+
 def test_accumulation_equals_one_large_batch(recipe: Make, tmp_path: Path) -> None:
     large = train(recipe(train__batch_size=6, train__max_steps=3), output=tmp_path / "large")
     small = train(recipe(train__batch_size=2, train__accumulation=3, train__max_steps=3), output=tmp_path / "small")
