@@ -21,6 +21,7 @@ from mmtune.model.decoding import Decoding
 from mmtune.model.generation import answers
 
 _NEW_TOKENS = 128  # for tasks that do not say
+_BATCHES_READ = 16  # batches whose pictures are opened at once
 _LOG = logging.getLogger(__name__)
 
 
@@ -63,7 +64,9 @@ class MMTuneForLMMs(lmms):  # type: ignore[misc]
         groups: dict[Decoding, list[int]] = {}
         for at, request in enumerate(requests):
             groups.setdefault(self._decoding(request.args[1]), []).append(at)
-        for decoding, places in groups.items():
+        size = self._batch_size * _BATCHES_READ
+        parts = [(key, rows[at : at + size]) for key, rows in groups.items() for at in range(0, len(rows), size)]
+        for decoding, places in parts:
             samples = [self._sample(requests[at], str(at)) for at in places]
             stream = answers(
                 self._model, self._processor, samples, decoding, batch_size=self._batch_size, on_error="record"

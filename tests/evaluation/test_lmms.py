@@ -89,7 +89,7 @@ def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     assert caught.value.fix == 'pip install "mmtune[lmms-eval]"'
 
 
-def test_requests_are_answered_in_order(lmms_eval: None) -> None:
+def test_requests_are_answered_in_order(lmms_eval: None, monkeypatch: pytest.MonkeyPatch) -> None:
     module, _, name = entry_point()().simple_class_path.rpartition(".")
     kind = getattr(import_module(module), name)
     assert issubclass(kind, StandIn)
@@ -111,6 +111,9 @@ def test_requests_are_answered_in_order(lmms_eval: None) -> None:
     assert all(isinstance(text, str) for text in found)
     assert "." not in found[1] + found[3]
     assert model.generate_until(requests[1:2]) == found[1:2]
+    monkeypatch.setattr(import_module(module), "_BATCHES_READ", 1)
+    model._batch_size = 1
+    assert model.generate_until(requests) == found, "the same when pictures are opened one request after another"
     for refused in (model.loglikelihood, model.generate_until_multi_round):
         with pytest.raises(NotImplementedError):
             refused(requests)
