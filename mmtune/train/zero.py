@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mmtune.core.errors import MissingExtraError
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.shares import num_elements
+from mmtune.train.launched import launched_rank
 from mmtune.train.optim import Group, make_optimizer
 from mmtune.train.schema import Recipe, TrainRecipe
 
@@ -141,7 +142,7 @@ class ZeroOptimizer:
         steps = [state["step"] for state in self._zero.optimizer.state.values() if "step" in state]
         if steps:
             self._link()
-        is_first = torch.distributed.get_rank() == 0
+        is_first = launched_rank() == 0
         found: dict[int, dict[str, Tensor]] = {}
         for index, parameter in enumerate(self._parameters()) if steps else ():
             moments = {key: safe_get_full_optimizer_state(parameter, key) for key in _MOMENTS}
