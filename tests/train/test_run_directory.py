@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import mmtune.train.lock as lock_module
 from mmtune.core.errors import UsageError
 from mmtune.train.lock import RunLock
 from mmtune.train.recipe import resolve
@@ -86,13 +88,44 @@ def test_a_living_process_holds_its_lock(tmp_path: Path) -> None:
         pass
 
 
+def lock_text(**changes: object) -> str:
+    """What a lock's file says: of a living process of this machine, but for the changes."""
+    return json.dumps({"pid": 1, "host": socket.gethostname(), "born": lock_module._born(1), **changes})
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{}", json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "born": "1"})]
+    "text",
+    ["", "{}", "[]", "x", lock_text(), lock_text(host="a-node-that-was-taken-away"), lock_text(pid=os.getpid())],
+    ids=["empty", "nobody", "list", "text", "alive", "elsewhere", "again"],
 )
-def test_a_lock_of_nobody_is_ignored(tmp_path: Path, text: str) -> None:
+def test_what_no_process_holds_is_ignored_whatever_the_file_says(tmp_path: Path, text: str) -> None:
     (tmp_path / ".lock").write_text(text)
     with RunLock(tmp_path):
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_process_does_not_take_its_own_lock_twice(tmp_path: Path) -> None:
+    again = pytest.raises(UsageError, match=f"in use by process {os.getpid()}")
+    with RunLock(tmp_path), again, RunLock(tmp_path / "x" / ".."):
+        pass
+    with RunLock(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/1/stat").exists(), reason="needs /proc")
+def test_on_a_disk_without_locks_the_process_is_asked_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lockf(*given: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(lock_module.fcntl, "lockf", lockf)
+    for text in ("", lock_text(born="1"), lock_text(host="elsewhere"), lock_text(pid=2**30)):
+        (tmp_path / ".lock").write_text(text)
+        with RunLock(tmp_path):
+            pass
+    (tmp_path / ".lock").write_text(lock_text())
+    with pytest.raises(UsageError, match="in use by process 1 on"), RunLock(tmp_path):
+        pass
 
 
 def test_the_newest_finished_run(tmp_path: Path) -> None:
