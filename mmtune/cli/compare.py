@@ -46,7 +46,7 @@ def run(
 
 def comparison_summary(found: dict[str, Any]) -> str:
     """Budget, scores and costs as plain tables."""
-    from mmtune.report.compare.view import budget_sentence, cost_rows, interval, p_value
+    from mmtune.report.compare.view import budget_sentence, cost_rows, interval, p_value, stages_sentence, verdict
     from mmtune.report.page import format_score
 
     names = list(found["runs"])
@@ -67,6 +67,7 @@ def comparison_summary(found: dict[str, Any]) -> str:
             for row in table["rows"]
         ]
         parts.append(plain_table(table["title"], rows))
+        parts += [sentence] if (sentence := verdict(table)) else []
         parts += [
             f"  {test['second']} - {test['first']}: {test['bootstrap']['difference']:+.3f}, p {p_value(test['p_holm'])}"
             for test in table["tests"]
@@ -74,4 +75,5 @@ def comparison_summary(found: dict[str, Any]) -> str:
     parts += [f"not ranked: {reason}" for reason in found["reasons"]]
     costs = [{" ": label, **dict(zip(names, cells, strict=True))} for label, cells in cost_rows(found)]
     parts.append(plain_table("", costs))
+    parts += [sentence] if (sentence := stages_sentence(found)) else []
     return "\n".join(parts).replace("\u00a0", " ")

@@ -22,7 +22,8 @@ def run(
 ) -> Result:
     """Draw data, train, evaluate and compare methods on the embedded model: minutes on two cores, no network.
 
-    The default is llava and vlora side by side, with one report at the end.
+    The default is llava and vlora side by side, with one report at the end. Several methods learn from the same rows in
+    the same order for as many steps; one alone for as long as its own recipe says.
     """
     from mmtune.core.registry import canonical
     from mmtune.methods import METHODS
@@ -46,4 +47,7 @@ def _summary(found: dict[str, Any]) -> str:
     for name, result in found.get("methods", {}).items():
         scores = {key: value for key, value in result.get("scores", {}).items() if isinstance(value, (int, float))}
         rows.append({"method": name, **scores, "time": duration(result.get("seconds") or 0)})
-    return "\n".join((plain_table("", rows), f"report: {found.get('report')}"))
+    told = [plain_table("", rows)]
+    if "matched" in found:
+        told.append(f"{'under' if found['matched'] else 'not under'} a matched budget; details: {found['comparison']}")
+    return "\n".join((*told, f"report: {found.get('report')}"))

@@ -103,11 +103,7 @@ def _all_methods(work: Workplace, names: Sequence[str]) -> dict[str, dict[str, A
 def _one_method(work: Workplace, course: Course, world: Path, run: Callable[[Course, Display], Any]) -> dict[str, Any]:
     """Captions first, then questions, then the measurement."""
     method, name = course.method, course.label
-    if course.is_finished():
-        stages = course.run(work.display)
-    else:
-        with work.phase(f"{name}: training", part=f"{method}.train"):
-            stages = run(course, work.display)
+    stages = course.run(work.display) if course.is_finished() else run(course, work.display)
     first, second = stages["pretrain"], stages["finetune"]
     comparison = Comparison(world, *work.answers(method), work.display)
     with work.phase(f"{name}: questions it has not seen", part=f"{method}.evaluate"):
@@ -147,7 +143,7 @@ def _finish(work: Workplace, found: dict[str, dict[str, Any]]) -> dict[str, Any]
     metrics = {name: _metrics(work.folder, name) for name in done}
     base = _parameters(Path(next(iter(done.values()))["model"]))
     compared = _compared(work, list(done.values()))
-    seconds = sum(work.state["seconds"].values())
+    seconds = work.seconds("data") + sum(result["seconds"] for result in done.values())
     report = write_quickstart_report(
         work.folder,
         {

@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,12 +74,16 @@ def draw(
     size: tuple[float, float] = (4.5, 2.6),
     over: str = "step",
 ) -> Figure:
-    """Draw curves over the training step, or what ``over`` names; the caller saves it, or takes :func:`data_uri`."""
+    """Draw curves over the training step, or what ``over`` names; the caller saves it, or takes :func:`data_uri`.
+
+    A curve that lies on an earlier one is dashed, so that both are seen.
+    """
     ink = _INK[theme]
     with rc_context(_STYLE):
         figure, axes = _empty(label, over, ink, size)
-        for curve in curves:
-            _draw_curve(axes, curve, ink)
+        for place, curve in enumerate(curves):
+            hides = any(curve.values == other.values for other in curves[:place])
+            _draw_curve(axes, replace(curve, dashed=True) if hides else curve, ink)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=over == "step"))
         if over != "step":
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
@@ -112,6 +116,10 @@ def short_number(value: float) -> str:
     return f"{value:.3g}"
 
 
+_MARKERS = (("o", 12.5), ("s", 10.5), ("D", 8.0), ("^", 9.0))
+"""Shapes with sizes in points: of those at one place, every later one leaves a rim of the earlier ones in sight."""
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """One thing in a plot of price and value; ``low`` and ``high`` bound the value's interval."""
@@ -139,11 +147,12 @@ def draw_points(
         figure, axes = _empty(label, over, ink, size)
         if len(line) > 1:
             axes.plot(*zip(*line, strict=True), color=ink["text"], linewidth=0.9, linestyle=":", zorder=1)
-        for point in sorted(points, key=lambda point: point.color):  # smaller ones on top: equal ones stay in sight
+        for point in sorted(points, key=lambda point: point.color):
             color = ink["series"][point.color % len(ink["series"])]
             if point.low is not None and point.high is not None:
                 axes.plot([point.x, point.x], [point.low, point.high], color=color, alpha=0.5, linewidth=1.4, zorder=2)
-            shape = {"marker": "osD^"[point.color % 4], "markersize": max(5.5, 10 - 1.5 * point.color)}
+            marker, size = _MARKERS[point.color % len(_MARKERS)]
+            shape = {"marker": marker, "markersize": size}
             shape |= {"markeredgecolor": _GROUND[theme], "markeredgewidth": 0.9, "zorder": 3 + point.color}
             axes.plot([point.x], [point.y], linestyle="none", color=color, label=point.name, **shape)
         values = [point.x for point in points]

@@ -21,7 +21,7 @@ from mmtune.report.compare.budget import budget
 from mmtune.report.compare.build import Compared, compare
 from mmtune.report.compare.pareto import pareto
 from mmtune.report.compare.runs import read_runs
-from mmtune.report.compare.view import stages_sentence
+from mmtune.report.compare.view import stages_sentence, verdict
 from mmtune.report.compare.write import markdown, write_comparison
 from mmtune.train.recipe import resolve
 from mmtune.train.run import train
@@ -221,6 +221,18 @@ def test_the_front_holds_what_nothing_beats() -> None:
     assert [point["front"] for point in plot["points"]] == [True, True, False]
     (plot,) = pareto({**table, "higher_is_better": False}, costs)
     assert [point["front"] for point in plot["points"]] == [False, True, True]
+
+
+def test_the_verdict_names_what_chance_may_explain() -> None:
+    def told(*values: float) -> str | None:
+        pairs = zip(("ab", "ac", "bc"), values, strict=False)
+        return verdict({"tests": [{"first": f, "second": s, "p_holm": p} for (f, s), p in pairs]})
+
+    assert told() is None
+    assert told(0.2) == "No difference is more than chance (p < 0.05)."
+    corrected = "(p < 0.05 after Holm's correction for 3 pairs)"
+    assert told(0.01, 0.01, 0.01) == f"Every difference is more than chance {corrected}."
+    assert told(0.01, 0.3, 0.01) == f"Every difference is more than chance {corrected}, but for a and c."
 
 
 def test_budgets_are_told_apart_by_the_rows_of_their_steps(runs: dict[str, Path]) -> None:

@@ -43,6 +43,12 @@ def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     assert (tmp_path / "loss.png").stat().st_size > 1000
 
 
+def test_equal_curves_are_both_seen() -> None:
+    same = [Curve(name, [1, 2], [2.0, 1.0], color=color) for color, name in enumerate("ab")]
+    lines = draw([*same, Curve("c", [1, 2], [2.0, 1.5])], label="loss").axes[0].lines
+    assert [line.get_linestyle() for line in lines] == ["-", "--", "-"]
+
+
 def test_long_runs_give_small_files(tmp_path: Path) -> None:
     curve = Curve("loss", range(100_000), [1.0 + index % 7 for index in range(100_000)], noisy=True)
     save(draw([curve], label="loss"), tmp_path / "loss.svg")

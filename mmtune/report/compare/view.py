@@ -12,6 +12,8 @@ from mmtune.report.page import format_bytes, format_count, format_flops, format_
 from mmtune.report.plots import Curve, Point, Theme, draw_points, in_themes, themed
 
 _OVER = {"steps": "step", "tokens": "tokens", "seconds": "seconds of training", "flops": "operations"}
+_LEVEL = 0.05
+_TONES = 4  # colours; runs that share one are told apart by dashes
 _SPENT: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("steps", "steps", format_count),
     ("samples", "samples", format_count),
@@ -73,6 +75,22 @@ def test_rows(table: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def verdict(table: Mapping[str, Any]) -> str | None:
+    """Which runs are told apart by the paired tests; None where nothing was tested."""
+    tests = table["tests"]
+    if not tests:
+        return None
+    alike = [f"{test['first']} and {test['second']}" for test in tests if test["p_holm"] >= _LEVEL]
+    level = (
+        f"(p < {_LEVEL:g} after Holm's correction for {len(tests)} pairs)" if len(tests) > 1 else f"(p < {_LEVEL:g})"
+    )
+    if not alike:
+        return f"Every difference is more than chance {level}."
+    if len(alike) == len(tests):
+        return f"No difference is more than chance {level}."
+    return f"Every difference is more than chance {level}, but for {', '.join(alike)}."
+
+
 def budget_sentence(result: Mapping[str, Any]) -> str:
     """What the runs were given, in a sentence."""
     budget = result["budget"]
@@ -99,7 +117,7 @@ def view(compared: Compared) -> dict[str, Any]:
     """What the templates show."""
     result = compared.result
     names = [run.name for run in compared.runs]
-    tones = {run.name: run.tone % 4 for run in compared.runs}
+    tones = {run.name: run.tone % _TONES for run in compared.runs}
     return {
         "names": names,
         "tones": tones,
@@ -107,7 +125,7 @@ def view(compared: Compared) -> dict[str, Any]:
         "sentence": budget_sentence(result),
         "costs": cost_rows(result),
         "stages": stages_sentence(result),
-        "tables": [{**table, "pairs": test_rows(table)} for table in result["evaluations"]],
+        "tables": [{**table, "pairs": test_rows(table), "verdict": verdict(table)} for table in result["evaluations"]],
         "differences": difference_rows(result["budget"]["differences"], names),
         "settings": difference_rows(result["budget"]["settings"], names),
         "learning": _learning(compared),
@@ -118,22 +136,16 @@ def view(compared: Compared) -> dict[str, Any]:
 
 
 def _learning(compared: Compared) -> list[dict[str, str]]:
-    plots, dashed = [], _dashed(compared)
+    plots = []
     for key, over in _OVER.items():
         curves = [
-            Curve(run.name, found[key], found["loss"], noisy=True, color=run.tone, dashed=run.name in dashed)
+            Curve(run.name, found[key], found["loss"], noisy=True, color=run.tone, dashed=run.tone >= _TONES)
             for run in compared.runs
             if (found := compared.curves[run.name]).get(key)
         ]
         if curves:
             plots.append(themed(curves, "loss per target token", over))
     return plots
-
-
-def _dashed(compared: Compared) -> set[str]:
-    """Runs whose curve lies on that of one before, or shares its colour."""
-    losses = [compared.curves[run.name]["loss"] for run in compared.runs]
-    return {run.name for at, run in enumerate(compared.runs) if run.tone >= 4 or losses[at] in losses[:at]}
 
 
 def _pareto(plot: Mapping[str, Any], tones: Mapping[str, int]) -> dict[str, str]:

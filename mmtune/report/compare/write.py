@@ -15,6 +15,7 @@ from mmtune.report.compare.view import (
     interval,
     stages_sentence,
     test_rows,
+    verdict,
     view,
 )
 from mmtune.report.page import format_score, render, write_page
@@ -48,7 +49,8 @@ def markdown(compared: Compared) -> str:
     for table in result["evaluations"]:
         lines += [f"### {table['title']}", "", f"By {table['scorer']}, rule {table['rule']}.", ""]
         lines += _table(["rank", "run", str(table["score"]), "95 % interval", "rows"], _scores(table))
-        if table["tests"]:
+        if sentence := verdict(table):
+            lines += [sentence, ""]
             lines += _table(TEST_HEAD, test_rows(table))
     lines += ["## Costs", "", *_table(["", *names], [[label, *cells] for label, cells in cost_rows(result)])]
     lines += [sentence, ""] if (sentence := stages_sentence(result)) else []
