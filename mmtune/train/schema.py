@@ -54,7 +54,11 @@ class DataSource(Settings):
 
 
 class DataRecipe(Settings):
-    """What is learnt from, and how it becomes tokens."""
+    """What is learnt from, and how it becomes tokens.
+
+    ``cache_features`` keeps what frozen encoders made of the media in the cache, so that from the second time on a
+    medium is neither opened nor encoded; all that is kept, of all runs, takes at most ``cache_features_gb``.
+    """
 
     train: list[DataSource] = Field(default_factory=list)
     validation: list[DataSource] | None = None
@@ -65,6 +69,8 @@ class DataRecipe(Settings):
     max_bad_fraction: float = Field(0.0, ge=0, le=1)
     workers: int | None = Field(None, ge=0)
     cache: str | None = None
+    cache_features: bool = False
+    cache_features_gb: float = Field(100.0, gt=0)
     allow_urls: bool = False
     allow_outside: bool = False
 
@@ -144,7 +150,7 @@ class RunRecipe(Settings):
     """Where a run lives and on what it computes; nothing here changes what is learnt.
 
     ``strategy`` is how several processes hold the model: ``ddp`` each a whole one, ``fsdp`` each a share of every
-    weight (FSDP2), with ``offload`` in CPU memory. A step that takes longer than ``hang_minutes`` writes the stacks of
+    weight (FSDP2), ``zero2`` and ``zero3`` by DeepSpeed; with ``offload`` shares are in CPU memory. A step that takes longer than ``hang_minutes`` writes the stacks of
     all threads into the run.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.train.conftest import write_rows
 from tests.train.processes import train_together
 
 Make = Callable[..., Recipe]
+NEEDS_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed")
 TOLERANCE = 1e-5
 SETTINGS = {"lavin": {"model__settings": {"dropout": 0.0}}}  # processes draw dropout for their own rows
 
@@ -95,7 +97,10 @@ def crash_at(patch: pytest.MonkeyPatch, step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["ddp", "fsdp", pytest.param("zero2", marks=NEEDS_DEEPSPEED), pytest.param("zero3", marks=NEEDS_DEEPSPEED)],
+)
 def test_every_method_in_two_processes(strategy: str, recipe: Make, tmp_path: Path) -> None:
     mixed = [{"path": str(write_rows(tmp_path, count=11, text_only=6))}]
     recipes = {
