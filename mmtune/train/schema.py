@@ -150,8 +150,9 @@ class RunRecipe(Settings):
     """Where a run lives and on what it computes; nothing here changes what is learnt.
 
     ``strategy`` is how several processes hold the model: ``ddp`` each a whole one, ``fsdp`` each a share of every
-    weight (FSDP2), ``zero2`` and ``zero3`` by DeepSpeed; with ``offload`` shares are in CPU memory. A step that takes longer than ``hang_minutes`` writes the stacks of
-    all threads into the run.
+    weight (FSDP2), ``zero2`` a share of gradients and moments and ``zero3`` of weights too (DeepSpeed). ``offload``
+    keeps shares in CPU memory. A step that takes longer than ``hang_minutes`` writes the stacks of all threads into
+    the run.
     """
 
     output: str | None = None
