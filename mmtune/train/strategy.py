@@ -13,6 +13,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, 
 from torch.nn.parallel import DistributedDataParallel
 
 from mmtune.core.errors import NotPossibleError
+from mmtune.methods import METHODS
 from mmtune.model.lora import ENCODER_LINEAR
 from mmtune.model.modeling import MMTuneModel
 from mmtune.train.launched import is_launched
@@ -58,6 +59,8 @@ def _refusals(recipe: Recipe, precision: str) -> list[tuple[bool, str, str]]:
     targets = [recipe.tune.targets] if isinstance(recipe.tune.targets, str) else recipe.tune.targets
     on_encoders = recipe.tune.kind in ("lora", "qlora") and ENCODER_LINEAR in targets
     on_encoders = on_encoders or any(role.partition(".")[0] == "encoder" for role in recipe.train.roles)
+    method = METHODS.load(recipe.method)
+    acts_in_blocks = method.no_packing is not None and not method.runs_language_model
     is_quantised = recipe.tune.kind == "qlora" or recipe.tune.bits is not None
     return [
         (shares_weights and is_quantised, "Quantised weights cannot be shared out.", instead),
@@ -65,6 +68,12 @@ def _refusals(recipe: Recipe, precision: str) -> list[tuple[bool, str, str]]:
             shares_weights and on_encoders,
             f"Encoders are not shared out, so {strategy} does not train them.",
             f"{instead}, or leave encoders out of train.roles",
+        ),
+        (
+            strategy == "zero3" and recipe.train.gradient_checkpointing and acts_in_blocks,
+            f"ZeRO-3 gathers weights again where a checkpointed block needs them; with {recipe.method} that depends on a "
+            "process's rows, and processes would wait for each other for ever.",
+            "--set run.strategy=fsdp, or --set train.gradient_checkpointing=false",
         ),
         (
             shares_state and recipe.train.optimizer != "adamw",

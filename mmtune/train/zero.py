@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from mmtune.core.errors import MissingExtraError
 from mmtune.model.modeling import MMTuneModel
@@ -75,9 +74,7 @@ class ZeroModel(nn.Module):
 
     def forward(self, **inputs: Any) -> Any:
         """The model's own output."""
-        # Recomputing a block to its end gathers the same weights in every process, whatever its rows need again.
-        with set_checkpoint_early_stop(not self._beside):
-            return self.engine(**inputs)
+        return self.engine(**inputs)
 
     def backward(self, loss: Tensor) -> None:
         """Add to the shared gradients."""

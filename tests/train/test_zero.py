@@ -46,6 +46,9 @@ def test_without_deepspeed_the_line_that_installs_it_is_shown(
     [
         ("zero3", {"train__roles": ["method", "encoder"]}, "fp32", "Encoders"),
         ("zero3", {"tune__kind": "lora", "tune__targets": "encoder-linear"}, "fp32", "Encoders"),
+        ("zero3", {"method": "vlora", "train__gradient_checkpointing": True}, "fp32", "vlora"),
+        ("zero3", {"method": "lavin", "train__gradient_checkpointing": True}, "fp32", None),
+        ("zero3", {"method": "llava", "train__gradient_checkpointing": True}, "fp32", None),
         ("zero3", {"tune__kind": "qlora"}, "fp32", "Quantised"),
         ("zero3", {"tune__bits": 8}, "fp32", "Quantised"),
         ("zero2", {"train__optimizer": "adamw_8bit"}, "fp32", "8 bits"),
@@ -66,7 +69,7 @@ def test_what_cannot_be_shared_out_is_refused(
         return
     with pytest.raises(NotPossibleError, match=word) as caught:
         refuse_strategy(asked, precision)
-    assert "run.strategy=ddp" in str(caught.value.fix)
+    assert "run.strategy=" in str(caught.value.fix)
 
 
 @pytest.mark.parametrize("method", METHODS.names())
