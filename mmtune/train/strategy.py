@@ -71,8 +71,8 @@ def _refusals(recipe: Recipe, precision: str) -> list[tuple[bool, str, str]]:
         ),
         (
             strategy == "zero3" and recipe.train.gradient_checkpointing and acts_in_blocks,
-            f"ZeRO-3 gathers weights again where a checkpointed block needs them; with {recipe.method} that depends on a "
-            "process's rows, and processes would wait for each other for ever.",
+            f"ZeRO-3 gathers weights again where a checkpointed block needs them; with {recipe.method} that depends on "
+            "a process's rows, and processes would wait for each other for ever.",
             "--set run.strategy=fsdp, or --set train.gradient_checkpointing=false",
         ),
         (
