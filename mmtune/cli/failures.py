@@ -17,6 +17,8 @@ from typing import Any
 from mmtune.core.errors import DataError, MMTuneError, ResourceError, UsageError, nearest
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_PATH = {errno.ENAMETOOLONG, errno.ELOOP}
+_BAD_DISK = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT}
 _NO_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 _SPACE_FIX = "free some space, or choose another disk with --output"
 _MEMORY_FIX = (
@@ -50,6 +52,11 @@ def _explain_os(error: OSError, verb: str | None) -> MMTuneError | None:
         return DataError(f"{error.strerror}.", where=where, fix="check the path")
     if error.errno == errno.EMFILE:
         return ResourceError("Too many open files.", where=where, fix="raise the limit: ulimit -n 4096")
+    if error.errno in _NO_PATH:
+        return UsageError(f"{error.strerror}.", where=where, fix="give another path")
+    if error.errno in _BAD_DISK:
+        fix = "check the disk or the network share, then run the same command again"
+        return ResourceError(f"The disk does not answer as it should: {error.strerror}.", where=where, fix=fix)
     return _explain_network(error)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mmtune.core.errors import DataError
 from mmtune.model.encoding import OverlongError
 from mmtune.train.feed import Rejected
-from mmtune.train.files import writing
+from mmtune.train.files import write_text, writing
 
 
 class Ledger:
@@ -66,10 +66,14 @@ class Ledger:
         self._append([{**row, "dropped": True} for row in new])
 
     def _read(self) -> tuple[set[str], int]:
-        """Rows that an earlier part of the run wrote down."""
+        """Rows that an earlier part of the run wrote down; a last line that a crash cut off is taken away."""
         if not self._path.exists():
             return set(), 0
-        rows = [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
+        text = self._path.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text and self._writes:
+            write_text(self._path, whole)
+        rows = [json.loads(line) for line in whole.splitlines()]
         return {row["id"] for row in rows}, sum(not row["dropped"] for row in rows)
 
     def _write(self, row: Rejected, samples: int, *, dropped: bool) -> None:

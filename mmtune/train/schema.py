@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, field_validator
 
 from mmtune.core.config import Settings
+from mmtune.core.errors import RecipeError, nearest
 
 SCHEMA = "mmtune/1"
 ROLES_OF_KIND: Mapping[str, tuple[str, ...]] = {
@@ -17,6 +18,7 @@ ROLES_OF_KIND: Mapping[str, tuple[str, ...]] = {
     "full": ("method", "language"),
 }
 """What ``tune.kind`` trains when ``train.roles`` does not say otherwise."""
+_ENCODER_KEYS = ("source", "revision", "kind", "settings")
 _YEAR = 60 * 24 * 366  # minutes
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -27,9 +29,25 @@ class ModelRecipe(Settings):
     base: str = Field("nano", min_length=1)
     vision: str | None = Field("nano", min_length=1)
     revision: str | None = None
-    encoders: dict[str, Any] = Field(default_factory=dict)
+    encoders: dict[str, str | dict[str, Any] | None] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
     checkpoint: str | None = None
+
+    @field_validator("encoders")
+    @classmethod
+    def _known_keys(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, entry in value.items():
+            for key in () if isinstance(entry, str) else map(str, entry or ()):
+                if key not in _ENCODER_KEYS:
+                    guess = nearest(key, _ENCODER_KEYS)
+                    hint = f" Did you mean '{guess}'?" if guess else ""
+                    raise RecipeError(
+                        f"Unknown key '{key}'.{hint}",
+                        where=f"model.encoders.{name}.{key}",
+                        fix=f"use one of: {', '.join(_ENCODER_KEYS)}",
+                        allowed=_ENCODER_KEYS,
+                    )
+        return value
 
 
 class TuneRecipe(Settings):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from mmtune.train.files import replace_folder, sha256, sync, write_json, writing
 
 _FILES = ("trained.safetensors", "optimizer.safetensors", "state.json")
 _MANIFEST = "MANIFEST.json"
+_NAME = re.compile(r"step-\d+")
 _ROOM = "free some space, then run the same command again; save.keep=1 keeps fewer checkpoints"
 
 
@@ -136,14 +138,21 @@ def find_checkpoint(root: Path, before: int | None = None) -> tuple[Checkpoint |
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """All finished checkpoints, newest first."""
-    return sorted(root.glob("step-*"), key=_step_of, reverse=True)
+    """All finished checkpoints, newest first; copies that somebody made under other names are none."""
+    folders = [folder for folder in root.glob("step-*") if _NAME.fullmatch(folder.name) and folder.is_dir()]
+    return sorted(folders, key=_step_of, reverse=True)
 
 
 def remove_partial(root: Path) -> None:
-    """Clear what a killed process left half written."""
+    """Clear what a killed process left half written, and put back what it was about to replace."""
     for folder in root.glob(".*.partial"):
         shutil.rmtree(folder, ignore_errors=True)
+    for old in root.glob(".*.old"):
+        final = root / old.name.removeprefix(".").removesuffix(".old")
+        if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, final)
 
 
 def random_state() -> dict[str, Any]:

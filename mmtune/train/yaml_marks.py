@@ -22,6 +22,8 @@ class _Loader(yaml.SafeLoader):
 
         It raises whatever comes up for a tag that its text does not fit, such as ``!!int abc``.
         """
+        if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
+            raise ConstructorError(None, None, "a text with the character 0", node.start_mark)
         try:
             return super().construct_object(node, deep=True)
         except (ValueError, KeyError, AttributeError, TypeError) as error:

@@ -82,6 +82,23 @@ def test_a_half_written_one_is_no_checkpoint(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-000001"]
 
 
+def test_copies_and_notes_beside_them_are_no_checkpoints(tmp_path: Path) -> None:
+    shutil.copytree(save(tmp_path, 1), tmp_path / "step-000002.bak")
+    (tmp_path / "step-why").write_text("a note")
+    (tmp_path / "step-000003").write_text("a file")
+    (save(tmp_path, 4) / "more.txt").write_text("whatever else lies there does not count")
+    assert [folder.name for folder in list_checkpoints(tmp_path)] == ["step-000004", "step-000001"]
+    found, notes = find_checkpoint(tmp_path)
+    assert (found and found.step, notes) == (4, [])
+
+
+def test_what_was_about_to_be_replaced_comes_back(tmp_path: Path) -> None:
+    save(tmp_path, 1).rename(tmp_path / ".step-000001.old")
+    shutil.copytree(save(tmp_path, 2), tmp_path / ".step-000002.old")
+    remove_partial(tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step-000001", "step-000002"]
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (5, 50, 500):
         save(tmp_path, step)
