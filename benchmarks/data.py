@@ -3,7 +3,8 @@
     python -m benchmarks.data [json] [captions] [stat] [decode]
 
 All of them without a name; they take up to 5 GB of the temporary folder, and everything generated is deleted again.
-Memory is the largest resident set of any one process, workers included, and their sum for the whole tree.
+Memory is what processes have for themselves (anonymous pages, which is what can grow out of a machine), and with the
+pages of files, which the system takes back when it needs them: of the largest process, workers included, and of all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,17 +93,14 @@ def measured(command: list[str]) -> dict[str, Any]:
     """Run a command and watch it."""
     began, load, before = time.monotonic(), os.getloadavg()[0], _cpu_seconds()
     process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    peak = {"one": 0, "all": 0}
+    peaks: Counter[str] = Counter()
 
     def watch() -> None:
         while process.poll() is None:
-            sizes = []
-            for one in [process, *process.children(recursive=True)]:
-                try:
-                    sizes.append(one.memory_info().rss)
-                except psutil.Error:
-                    continue
-            peak["one"], peak["all"] = max(peak["one"], *sizes, 0), max(peak["all"], sum(sizes))
+            sizes = [_memory(one) for one in [process, *process.children(recursive=True)]]
+            for kind in ("anonymous", "with_files", "highest"):
+                peaks[f"{kind}_one"] = max(peaks[f"{kind}_one"], *(size[kind] for size in sizes))
+                peaks[f"{kind}_all"] = max(peaks[f"{kind}_all"], sum(size[kind] for size in sizes))
             time.sleep(0.1)
 
     thread = threading.Thread(target=watch)
@@ -116,11 +115,25 @@ def measured(command: list[str]) -> dict[str, Any]:
         "rows": found.get("rows"),
         "seconds": round(time.monotonic() - began, 1),
         "cpu_seconds": round(_cpu_seconds() - before, 1),
-        "peak_mb_one_process": round(peak["one"] / 1e6),
-        "peak_mb_all_processes": round(peak["all"] / 1e6),
+        "peak_anonymous_mb_one_process": round(peaks["anonymous_one"] / 1e6),
+        "peak_anonymous_mb_all_processes": round(peaks["anonymous_all"] / 1e6),
+        "peak_mb_one_process": round(peaks["highest_one"] / 1e6),
+        "peak_mb_all_processes": round(peaks["with_files_all"] / 1e6),
         "load_before": round(load, 1),
         "load_after": round(os.getloadavg()[0], 1),
     }
+
+
+def _memory(process: psutil.Process) -> Counter[str]:
+    """Bytes that a process has for itself, has with the pages of files, and had at most (VmHWM of Linux)."""
+    try:
+        now = process.memory_info()
+        status = Path(f"/proc/{process.pid}/status")
+        lines = status.read_text().splitlines() if status.is_file() else []
+    except (psutil.Error, OSError):  # it has ended
+        return Counter()
+    highest = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), now.rss)
+    return Counter(anonymous=now.rss - getattr(now, "shared", 0), with_files=now.rss, highest=highest)
 
 
 def _cpu_seconds() -> float:

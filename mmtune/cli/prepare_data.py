@@ -55,6 +55,7 @@ def run(
     Rejected rows are listed in rejected.jsonl, oddities in warnings.jsonl. Slices made by --shard on several
     machines are joined by naming all of them: mmtune prepare-data SLICE... --output DIR.
     """
+    from mmtune.cli.models import choose_model
     from mmtune.data.prepare import prepare
     from mmtune.data.signatures import LIKENESSES
     from mmtune.report.data import write_data_report
@@ -63,8 +64,9 @@ def run(
         found = prepare(
             source, output, format=format_, media_root=tuple(media_root or ()), max_samples=max_samples, seed=seed,
             check_media=one_of("--check-media", check_media, ("none", "stat", "decode")), embed_media=embed_media,
-            max_bad_fraction=max_bad_fraction, split=split, model=model, allow_urls=allow_urls,
-            allow_outside=allow_outside, progress=progress, reject=tuple(reject or ()), weights=tuple(weight or ()),
+            max_bad_fraction=max_bad_fraction, split=split, model=model and choose_model(model, context.obj),
+            allow_urls=allow_urls, allow_outside=allow_outside, progress=progress, reject=tuple(reject or ()),
+            weights=tuple(weight or ()),
             shard=shard_of(shard), workers=os.cpu_count() if workers is None else workers, overwrite=overwrite,
             near_duplicates=near_duplicates and one_of("--near-duplicates", near_duplicates, LIKENESSES),
             download=download, distributor=one_of("--distributor", distributor, ("multiprocessing", "pyspark", "ray")),

@@ -11,41 +11,38 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmtune.core.errors import MissingExtraError, ResourceError
-from mmtune.data.intake import Source
+from mmtune.data.diskarray import DiskArray, Numbers, grouped, in_order, lines_of
+from mmtune.data.intake import Choice, Source
 from mmtune.data.media import url_file
 from mmtune.data.messages import RowError
-from mmtune.data.reading import RawRow
 from mmtune.data.sources import load_format
 
 FAILURES = "failures.jsonl"
 DISTRIBUTORS = ("multiprocessing", "pyspark", "ray")
 _WEB = ("http://", "https://")
+_LIST = pa.schema([("url", pa.string())])
+_CHUNK = 1 << 14  # URLs that are in memory together
 
 
-def urls_of(sources: Sequence[Source], keep: Callable[[int], bool] | None) -> Iterator[str]:
-    """The URLs that rows name, each once."""
-    seen: set[bytes] = set()
-    rows: Iterator[tuple[Source, RawRow]] = ((source, row) for source in sources for row in source.rows())
-    for number, (source, row) in enumerate(rows):
-        if keep is not None and not keep(number):
-            continue
+def urls_of(sources: Sequence[Source], choice: Choice) -> Iterator[str]:
+    """The URLs that rows name."""
+    for origin, number, row in choice.rows(sources):
         try:
-            sample = load_format(source.format).parse(row.parsed(), str(number))
+            sample = load_format(sources[origin].format).parse(row.parsed(), str(number))
         except (RowError, AttributeError, TypeError):  # it is rejected, with its reason, when it is prepared
             continue
         for item in sample.media:
             if isinstance(item.uri, str) and item.uri.lower().startswith(_WEB):
-                key = hashlib.sha256(item.uri.encode()).digest()[:12]
-                if key not in seen:
-                    seen.add(key)
-                    yield item.uri
+                yield item.uri
 
 
 def download(
@@ -83,23 +80,36 @@ def download(
 
 
 def _write_list(urls: Iterator[str], folder: Path, path: Path) -> tuple[int, int]:
-    """Write the URLs whose pictures are not there; returns how many are and are not."""
+    """Write the URLs whose pictures are not there, each once; returns how many are and are not."""
     path.parent.mkdir(exist_ok=True)
-    there = wanted = 0
-    schema = pa.schema([("url", pa.string())])
-    with pq.ParquetWriter(path, schema) as writer:
-        chunk: list[str] = []
-        for url in urls:
-            if Path(url_file(folder, url)).is_file():
-                there += 1
-                continue
-            wanted += 1
-            chunk.append(url)
-            if len(chunk) == 1 << 16:
-                writer.write_table(pa.table({"url": chunk}, schema=schema))
-                chunk = []
-        writer.write_table(pa.table({"url": chunk}, schema=schema))
+    everything = path.with_name("all.parquet")
+    again = _spool(urls, everything)
+    there = wanted = start = 0
+    with pq.ParquetWriter(path, _LIST) as writer, pq.ParquetFile(everything) as table:
+        for batch in table.iter_batches(_CHUNK):
+            new = ~again[start : start + len(batch)]
+            start += len(batch)
+            found = batch.filter(pa.array(new))["url"].to_pylist()
+            missing = [url for url in found if not Path(url_file(folder, url)).is_file()]
+            there, wanted = there + len(found) - len(missing), wanted + len(missing)
+            writer.write_table(pa.table({"url": missing}, schema=_LIST))
+    everything.unlink()
     return there, wanted
+
+
+def _spool(urls: Iterator[str], path: Path) -> Numbers:
+    """Write all URLs; returns which of them stand further up already, ``[U]``."""
+    hashes = DiskArray(path.parent, np.uint64, 3)
+    with pq.ParquetWriter(path, _LIST) as writer:
+        while chunk := list(islice(urls, _CHUNK)):
+            digests = b"".join(hashlib.sha256(url.encode()).digest()[:16] for url in chunk)
+            places = np.arange(len(hashes), len(hashes) + len(chunk))
+            hashes.append(np.column_stack([np.frombuffer(digests, np.uint64).reshape(-1, 2), lines_of(places)]))
+            writer.write_table(pa.table({"url": chunk}, schema=_LIST))
+    again = DiskArray.full(path.parent, len(hashes), 0, bool).mapped()
+    for lines, _ in grouped(in_order(hashes), 2):
+        again[lines[:, 2]] = True
+    return again
 
 
 def _fetch(work: Path, processes: int, distributor: str, timeout_s: int) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from mmtune.data.reading import RawRow
 from mmtune.data.sample import Sample
 from mmtune.data.signatures import Signer
 from mmtune.data.sources import claiming, detect, load_format
+
+_TRIED = 100  # rows whose format is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Source:
 
     @classmethod
     def open(cls, path: Path, format: str, lookup: MediaLookup, *, hub: bool = False, **options: Any) -> Source:
-        """Find out the format of a source; ``auto`` looks at its first row.
+        """Find out the format of a source; ``auto`` looks at its first rows.
 
         Raises:
             DataError: A source without rows, or of no known format.
@@ -83,12 +86,19 @@ class Source:
 
     @classmethod
     def _detect(cls, path: Path, hub: bool) -> str:
-        for row in _raw_rows(path, None, hub):
+        """The format of the first row that has one; those before it are rejected one by one."""
+        unknown = unreadable = None
+        for row in islice(_raw_rows(path, None, hub), _TRIED):
+            where = f"{path}:{row.line}"
             try:
-                return detect(row.parsed(), f"{path}:{row.line}")
-            except RowError:
-                continue
-        raise DataError("The file has no rows.", where=str(path), fix="give a file with rows")
+                return detect(row.parsed(), where)
+            except RowError as error:
+                unreadable = unreadable or DataError(error.message, where=where, fix=error.fix)
+            except DataError as error:
+                unknown = unknown or error
+        raise (
+            unknown or unreadable or DataError("The file has no rows.", where=str(path), fix="give a file with rows")
+        )
 
     def rows(self) -> Iterator[RawRow]:
         """The rows as the source holds them."""
@@ -120,6 +130,33 @@ class Source:
             while block := file.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which rows are taken, by their numbers over all sources.
+
+    Attributes:
+        among: Whether a number is one of those that are drawn; all are by default.
+        end: Where reading ends, as of a stream.
+        shard: ``(i, n)`` takes every n-th row from the i-th on, counted from 1.
+    """
+
+    among: Callable[[int], bool] | None = None
+    end: int | None = None
+    shard: tuple[int, int] | None = None
+
+    def rows(self, sources: Sequence[Source]) -> Iterator[tuple[int, int, RawRow]]:
+        """The rows that are taken, each with the index of its source and its number."""
+        everything = ((origin, row) for origin, source in enumerate(sources) for row in source.rows())
+        for number, (origin, row) in enumerate(islice(everything, self.end)):
+            if self._takes(number):
+                yield origin, number, row
+
+    def _takes(self, number: int) -> bool:
+        if self.shard is not None and number % self.shard[1] != self.shard[0] - 1:
+            return False
+        return self.among is None or self.among(number)
 
 
 def _raw_rows(path: Path, format: str | None, hub: bool) -> Iterator[RawRow]:

@@ -32,16 +32,18 @@ class Lengths:
 
         Raises:
             CheckpointError: No processor there.
+            ResourceError: The hub is out of reach.
         """
         if model is None:
             return None
         from transformers import AutoConfig
 
+        from mmtune.model.build import checkpoint_folder
         from mmtune.model.checkpoint import read_config
         from mmtune.model.processing import MMTuneProcessor
         from mmtune.model.sources import resolve_source
 
-        folder = resolve_source(model, "adapter")
+        folder = checkpoint_folder(model)
         processor = MMTuneProcessor.from_pretrained(folder)
         base = resolve_source(read_config(folder).base["source"], "llm", folder)
         config = AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config()

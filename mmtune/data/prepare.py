@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import UsageError
 from mmtune.data.drawing import drawn, parse_split
-from mmtune.data.intake import Judge, Source
+from mmtune.data.intake import Choice, Judge, Source
 from mmtune.data.lengths import Lengths
 from mmtune.data.locate import locate, slice_of
 from mmtune.data.media import CheckMedia, MediaLookup
@@ -144,8 +144,8 @@ def _prepare(
     with workplace(target, described) as working:
         need_space(working, 2 * sum(source.path.stat().st_size for source in sources if source.path.is_file()))
         maker = PartMaker(judge, working / PARTS, roots, wishes.model)
-        keep = _chosen(sources, wishes.max_samples, wishes.seed, wishes.shard)
-        parts = make_parts(maker, keep, workers=workers, progress=progress)
+        choice = _chosen(sources, wishes.max_samples, wishes.seed, wishes.shard)
+        parts = make_parts(maker, choice, workers=workers, progress=progress)
         limit = lengths.limit if lengths is not None else None
         packing = Packing(
             described, fractions, wishes.seed, frozenset(wishes.reject), wishes.max_bad_fraction,
@@ -220,27 +220,18 @@ def _describe(sources: Sequence[Source], wishes: _Wishes) -> dict[str, Any]:
     }
 
 
-def _chosen(
-    sources: Sequence[Source], max_samples: int | None, seed: int, shard: tuple[int, int] | None
-) -> Callable[[int], bool] | None:
+def _chosen(sources: Sequence[Source], max_samples: int | None, seed: int, shard: tuple[int, int] | None) -> Choice:
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise UsageError(f"There is no part {shard[0]} of {shard[1]}.", where="--shard", fix="use for example 1/4")
-    among: Callable[[int], bool] | None = None
-    if max_samples is not None:
-        if max_samples < 1:
-            raise UsageError(f"{max_samples} rows cannot be drawn.", where="--max-samples", fix="use 1 or more")
-        counts = [source.count() for source in sources]
-        if None in counts:  # nobody knows where a stream ends: its first rows are taken
-            among = range(max_samples).__contains__
-        elif max_samples < (total := sum(count for count in counts if count is not None)):
-            among = drawn(total, max_samples, seed)
-    if shard is None:
-        return among
-
-    def keep(number: int) -> bool:
-        return number % shard[1] == shard[0] - 1 and (among is None or among(number))
-
-    return keep
+    if max_samples is None:
+        return Choice(shard=shard)
+    if max_samples < 1:
+        raise UsageError(f"{max_samples} rows cannot be drawn.", where="--max-samples", fix="use 1 or more")
+    counts = [source.count() for source in sources]
+    if None in counts:  # nobody knows where a stream ends: its first rows are taken
+        return Choice(end=max_samples, shard=shard)
+    total = sum(count for count in counts if count is not None)
+    return Choice(drawn(total, max_samples, seed) if max_samples < total else None, shard=shard)
 
 
 def _refuse_existing(target: Path, overwrite: bool) -> None:

@@ -14,7 +14,7 @@ from itertools import chain, islice
 from multiprocessing import get_context
 
 from mmtune.core.errors import ResourceError
-from mmtune.data.intake import Source
+from mmtune.data.intake import Choice, Source
 from mmtune.data.parts import Block, FolderParts, PartMaker
 from mmtune.data.reading import JsonText, RawRow
 
@@ -23,25 +23,16 @@ _EMBED_ROWS = 64  # rows whose files are read into memory at once
 Progress = Callable[[int, "int | None"], None]
 
 
-def blocks(
-    sources: Sequence[Source], keep: Callable[[int], bool] | None, num_rows: int = _BLOCK_ROWS
-) -> Iterator[Block]:
-    """The rows of all sources, cut into blocks that fit into memory.
-
-    Args:
-        keep: Whether to take the row of a number, counted over all sources; the others are passed over.
-    """
+def blocks(sources: Sequence[Source], choice: Choice, num_rows: int = _BLOCK_ROWS) -> Iterator[Block]:
+    """The rows of all sources that are taken, cut into blocks that fit into memory."""
     block: list[tuple[int, int, RawRow]] = []
-    size = number = 0
-    for origin, source in enumerate(sources):
-        for row in source.rows():
-            if keep is None or keep(number):
-                block.append((origin, number, row))
-                size += _size(row.value)
-            number += 1
-            if len(block) >= num_rows or size >= _BLOCK_BYTES:
-                yield block
-                block, size = [], 0
+    size = 0
+    for entry in choice.rows(sources):
+        block.append(entry)
+        size += _size(entry[2].value)
+        if len(block) >= num_rows or size >= _BLOCK_BYTES:
+            yield block
+            block, size = [], 0
     if block:
         yield block
 
@@ -56,9 +47,7 @@ def _size(value: object) -> int:
     return len(value) if isinstance(value, bytes | str) else 8
 
 
-def make_parts(
-    maker: PartMaker, keep: Callable[[int], bool] | None, *, workers: int, progress: Progress | None
-) -> FolderParts:
+def make_parts(maker: PartMaker, choice: Choice, *, workers: int, progress: Progress | None) -> FolderParts:
     """Make all parts that are not there yet; the result does not depend on the number of workers."""
     parts = FolderParts(maker.folder)
     counted = 0
@@ -70,7 +59,7 @@ def make_parts(
             progress(counted, None)
 
     num_rows = _EMBED_ROWS if maker.judge.embed else _BLOCK_ROWS
-    numbered = enumerate(blocks(maker.judge.sources, keep, num_rows))
+    numbered = enumerate(blocks(maker.judge.sources, choice, num_rows))
     first = list(islice(numbered, 2))
     everything = chain(first, numbered)
     if workers < 2 or len(first) < 2:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmtune.core.errors import DataError, MissingExtraError
+from mmtune.data import bulk, diskarray
 from mmtune.data.dataset import load_samples
 from mmtune.data.prepare import prepare
 from tests.data.rows import picture, write_json
@@ -95,6 +96,19 @@ def test_pictures_are_fetched_once_and_failures_rejected(server: str, tmp_path: 
     assert json.loads(listed.splitlines()[0])["url"] == f"{server}/9.png"
     shown = [Path(sample.media[0].uri).read_bytes() for sample in load_samples(tmp_path / "out")]
     assert shown == [(tmp_path / "web" / f"{index}.png").read_bytes() for index in (0, 1, 2, 0)]
+
+
+def test_urls_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "_CHUNK", 7)
+    monkeypatch.setattr(diskarray, "_PIECE", 5)
+    urls = [f"http://a/{index * index % 23}.jpg" for index in range(60)]
+    there = Path(bulk.url_file(tmp_path, urls[3]))
+    there.parent.mkdir()
+    there.write_bytes(b"picture")
+    counts = bulk._write_list(iter(urls), tmp_path, tmp_path / "work" / "list.parquet")
+    listed = pq.read_table(tmp_path / "work" / "list.parquet")["url"].to_pylist()
+    assert listed == [url for url in dict.fromkeys(urls) if url != urls[3]]
+    assert counts == (1, len(listed))
 
 
 @pytest.mark.skipif(INSTALLED, reason="img2dataset is installed")

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import tarfile
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from mmtune.core.errors import DataError, UsageError
 from mmtune.data.dataset import load_samples
 from mmtune.data.locate import data_files
 from mmtune.data.prepare import prepare
+from mmtune.data.reading import RawRow
 from mmtune.data.sample import Sample
 from tests.data.rows import good_rows, picture, talk, write_json, write_lines
 
@@ -277,3 +280,44 @@ def test_damaged_problems_of_scienceqa(tmp_path: Path, change: dict[str, Any], r
     (tmp_path / "sqa" / "pid_splits.json").write_text(json.dumps({"train": ["1", "2"], "val": [], "test": []}))
     found = prepare([tmp_path / "sqa"], tmp_path / "out", max_bad_fraction=0.5)
     assert (found["rows"], found["reasons"]) == (1, {reason: 1})
+
+
+def test_a_stream_is_read_as_far_as_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def endless(_: str) -> Iterator[RawRow]:
+        for index in count():
+            read.append(index)
+            yield RawRow(index, index + 1, {"instruction": f"Say {index}.", "output": "Yes."})
+
+    monkeypatch.setattr("mmtune.data.intake.hub_rows", endless)
+    found = prepare(["hub:some/stream"], tmp_path / "out", max_samples=5)
+    assert (found["rows"], max(read)) == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("row", "fix"),
+    [
+        ({"img_path": "a.jpg", "captoin": "A cat."}, "rename 'captoin' to 'caption'"),
+        ({"id": "a", "conversation": talk()}, "rename 'conversation' to 'conversations'"),
+        ({"mesages": []}, "rename 'mesages' to 'messages'"),
+        ({"Instructoin": "Hi", "output": "Ho"}, "rename 'Instructoin' to 'instruction'"),
+        ({"imageurl": "http://a/b.jpg", "capsfusion": "A cat."}, "rename 'imageurl' to 'image_url'"),
+        ({"zzz": 1}, "name the format with --format"),
+    ],
+)
+def test_a_misspelt_column_is_named(tmp_path: Path, row: dict[str, Any], fix: str) -> None:
+    with pytest.raises(DataError, match="cannot be told") as raised:
+        prepare([write_lines(tmp_path / "rows.jsonl", [row])], tmp_path / "out")
+    assert fix in str(raised.value.fix)
+    assert raised.value.where == f"{tmp_path / 'rows.jsonl'}:1"
+
+
+def test_bad_first_rows_do_not_hide_the_format(tmp_path: Path) -> None:
+    good = {"id": "a", "conversations": talk("Hi", "Ho")}
+    path = write_lines(tmp_path / "rows.jsonl", ['{"id": ', '"a text"', {"id": "b"}, good])
+    found = prepare([path], tmp_path / "out", max_bad_fraction=0.75)
+    assert (found["rows"], found["rejected"]) == (1, 3)
+    with pytest.raises(DataError, match="Broken JSON") as raised:
+        prepare([write_lines(tmp_path / "broken.jsonl", ['{"id": '])], tmp_path / "none")
+    assert raised.value.where == f"{tmp_path / 'broken.jsonl'}:1"

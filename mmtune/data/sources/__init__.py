@@ -6,12 +6,12 @@ a row to a Sample, which is then used when it is named with ``--format``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmtune.core.errors import DataError, UsageError
+from mmtune.core.errors import DataError, UsageError, nearest
 from mmtune.core.registry import Registry
 from mmtune.data.reading import RawRow
 from mmtune.data.sample import Sample
@@ -34,6 +34,7 @@ class SourceFormat:
         claims: Whether a path is in this format as a whole (a folder of several files, say) and read by ``read``.
         read: The rows of a path that the general readers cannot read, with numbers and lines.
         describe: What the format is called in messages.
+        columns: Keys that rows are told by, for finding misspelt ones.
         variant: The same format with the options that a name may have behind a colon, ``NAME:OPTIONS``.
     """
 
@@ -43,6 +44,7 @@ class SourceFormat:
     read: Callable[[Path], Iterator[RawRow]] | None = None
     describe: str = ""
     variant: Callable[[str], SourceFormat] | None = None
+    columns: Sequence[str] = ()
 
 
 SOURCES = Registry(
@@ -95,16 +97,27 @@ def detect(row: Any, where: str) -> str:
         for name, known in all_formats():
             if known.recognises(row):
                 return name
-        shown = f"an object with the keys {', '.join(sorted(map(str, row))) or '(none)'}"
+        shown, fix = f"an object with the keys {', '.join(sorted(map(str, row))) or '(none)'}", _renaming(row)
     else:
-        shown = f"{type(row).__name__}"
+        shown, fix = f"{type(row).__name__}", None
     raise DataError(
         f"The format cannot be told: the first row is {shown}.",
         where=where,
-        fix="give rows with 'conversations' (LLaVA), 'messages', 'instruction' and 'output', or a picture and a "
+        fix=fix
+        or "give rows with 'conversations' (LLaVA), 'messages', 'instruction' and 'output', or a picture and a "
         "caption; or name the format with --format",
         allowed=SOURCES.names(),
     )
+
+
+def _renaming(row: Mapping[str, Any]) -> str | None:
+    """What to do about a key that is nearly one that a format is told by."""
+    columns = {column for _, known in all_formats() for column in known.columns}
+    for key in map(str, row):
+        guess = nearest(key.lower(), columns)
+        if guess is not None and key.lower() not in columns:
+            return f"rename '{key}' to '{guess}'"
+    return None
 
 
 def claiming(path: Path) -> str | None:

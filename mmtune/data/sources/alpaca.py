@@ -68,4 +68,5 @@ FORMAT = SourceFormat(
     parse,
     recognises=lambda row: "output" in row and ("instruction" in row or "input" in row),
     describe="Alpaca: instruction, input and output",
+    columns=("instruction", "input", "output"),
 )

@@ -35,4 +35,5 @@ FORMAT = SourceFormat(
     parse,
     recognises=lambda row: "capsfusion" in row and any(key in row for key in _PICTURES),
     describe="CapsFusion: image_url and capsfusion",
+    columns=("image_url", "capsfusion"),
 )

@@ -92,4 +92,4 @@ def _recognises(row: Mapping[str, Any]) -> bool:
     return _column(lower, PICTURES) is not None and _column(lower, CAPTIONS) is not None
 
 
-FORMAT = SourceFormat(parse, recognises=_recognises, describe="pictures with captions")
+FORMAT = SourceFormat(parse, recognises=_recognises, describe="pictures with captions", columns=(*PICTURES, *CAPTIONS))

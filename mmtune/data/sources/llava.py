@@ -68,5 +68,8 @@ def _turn(turn: Any, index: int, queue: MediaQueue, markers: Mapping[str, str]) 
 
 
 FORMAT = SourceFormat(
-    parse, recognises=lambda row: "conversations" in row, describe="LLaVA: conversations of human and gpt"
+    parse,
+    recognises=lambda row: "conversations" in row,
+    describe="LLaVA: conversations of human and gpt",
+    columns=("conversations",),
 )

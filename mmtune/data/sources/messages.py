@@ -33,5 +33,8 @@ def parse(row: dict[str, Any], default_id: str) -> Sample:
 
 
 FORMAT = SourceFormat(
-    parse, recognises=lambda row: "messages" in row, describe="chat messages as the OpenAI API has them"
+    parse,
+    recognises=lambda row: "messages" in row,
+    describe="chat messages as the OpenAI API has them",
+    columns=("messages",),
 )
