@@ -94,7 +94,25 @@ def read_predictions(
     Raises:
         DataError: The file is missing or a row is no object with an id and an answer.
     """
-    return match(_given_rows(path), samples, task)
+    return match(_newest(list(_given_rows(path)), path), samples, task)
+
+
+def _newest(given: list[tuple[Mapping[str, Any], Record]], path: Path) -> list[tuple[Mapping[str, Any], Record]]:
+    """The rows of a log of our own without those that were tried again; of other files all rows.
+
+    Raises:
+        DataError: The log holds answers of several models, data or settings.
+    """
+    if not all({"key", "row"} <= set(row) for row, _ in given):
+        return given
+    evaluations = len({str(row["key"]) for row, _ in given})
+    if evaluations > 1:
+        raise DataError(
+            f"The file holds the answers of {evaluations} evaluations.",
+            where=str(path),
+            fix="give a file with those of one, from an output folder of its own",
+        )
+    return list({str(row["row"]): (row, record) for row, record in given}.values())
 
 
 def _given_rows(path: Path) -> Iterator[tuple[Mapping[str, Any], Record]]:
@@ -128,7 +146,6 @@ def _given_row(row: Any, where: str) -> tuple[Mapping[str, Any], Record]:
     text = next((row[key] for key in _TEXT_KEYS if key in row), None)
     if not named or not isinstance(text, str):
         keys = ", ".join(row) or "none"
-        raise DataError(
-            f"No id or no answer text; its keys: {keys}.", where=where, fix='write {"id": …, "prediction": …}'
-        )
+        problem = "No id or no answer text" if text is None else f"The answer is {json.dumps(text)}, not a text"
+        raise DataError(f"{problem}; its keys: {keys}.", where=where, fix='write {"id": …, "prediction": "…"}')
     return row, {"prediction": text}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,6 +176,8 @@ def _check_usage(task: Benchmark, model: Any, predictions: str | Path | None, li
         raise UsageError(
             f"'{task.name}' needs a model; there are no predictions to score.", fix="leave out --predictions"
         )
+    if limits.min_score is not None and not math.isfinite(limits.min_score):
+        raise UsageError(f"The minimum is {limits.min_score}.", where="--min-score", fix="give a number")
     if limits.min_score is not None and task.primary is None:
         raise UsageError(f"'{task.name}' has no score that is better when higher.", fix="leave out --min-score")
 

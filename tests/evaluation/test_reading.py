@@ -99,6 +99,7 @@ def test_columns_in_capitals(tmp_path: Path) -> None:
     ("rows", "words"),
     [
         ([choice(1), choice(1)], "repeats the index 1"),
+        ([choice(1), choice("01")], "repeats the index 01"),
         ([choice("")], "has no index"),
         ([choice(0, answer="")], "no gold answer"),
         ([{"index": 0, "answer": "A", "image": picture("red")}], "no 'question'"),
@@ -113,6 +114,7 @@ def test_tables_that_cannot_be_scored(tmp_path: Path, rows: list[dict[str, Any]]
     ("name", "content", "words"),
     [
         ("t.tsv", "index\tquestion\n0\tx\ty\n", "3 cells, the header 2"),
+        ("t.tsv", "index\tA\tA\n0\tx\ty\n", "'A' occurs twice"),
         ("t.tsv", "index\n", "no rows"),
         ("t.tsv", b"\xff\xfe\x00", "cannot be read"),
         ("t.parquet", "no table", "cannot be read"),

@@ -41,6 +41,7 @@ def _plain_rows(path: Path) -> list[Row]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter="\t")
             header = next(reader, [])
+            _check_header(header, path)
             for cells in reader:
                 if not cells:
                     continue
@@ -71,14 +72,23 @@ def _pandas_rows(path: Path) -> list[Row]:
     ]
 
 
+def _check_header(header: list[str], path: Path) -> None:
+    twice = [name for at, name in enumerate(header) if name in header[:at]]
+    if twice:
+        raise DataError(
+            f"The column '{twice[0]}' occurs twice.", where=f"{path}:1", fix="give each column its own name"
+        )
+
+
 def _check_index(rows: list[Row], path: Path) -> None:
     seen: set[str] = set()
     for number, row in enumerate(rows, start=2):
         index = row["index"]
-        if index is None or index in seen:
-            problem = "has no index" if index is None else f"repeats the index {index}"
+        name = str(int(index)) if index is not None and index.isdecimal() else index  # "01" is 1
+        if name is None or name in seen:
+            problem = "has no index" if name is None else f"repeats the index {index}"
             raise DataError(f"The row {problem}.", where=f"{path}:{number}", fix="give every row an index of its own")
-        seen.add(index)
+        seen.add(name)
 
 
 def read_parquet(path: Path) -> list[Row]:
