@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from mmtune.cli.console import Console
@@ -29,14 +28,14 @@ def training_summary(found: dict[str, Any]) -> str:
 
 
 @contextmanager
-def run_status_beside_errors(console: Console, recipe: Any, verb: str, output: str | None) -> Iterator[None]:
+def run_status_beside_errors(console: Console, recipe: Any, verb: str) -> Iterator[None]:
     """When a run ends early, put where it is and how far it came into the JSON, beside the error."""
     from mmtune.train.run_directory import choose_folder, read_status
 
     try:
         yield
     except MMTuneError as error:
-        folder = choose_folder(recipe, verb, Path(output) if output else None)
+        folder = choose_folder(recipe, verb, None)
         status = read_status(folder)
         if (status.get("error") or {}).get("message") == error.message:  # this run's end, not an older one's
             console.partial = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -75,10 +74,10 @@ def run(
         return in_processes(console, resolved)
     from mmtune.train.run import train  # after the recipe, whose faults need no torch to be found
 
-    with one_voice(console), run_status_beside_errors(console, resolved, verb, output):
+    with one_voice(console), run_status_beside_errors(console, resolved, verb):
         found = train(
-            resolved, verb=verb, output=Path(output) if output else None, overwrite=overwrite, dry_run=dry_run,
-            display=training_display(console), command=console.command,
+            resolved, verb=verb, overwrite=overwrite, dry_run=dry_run, display=training_display(console),
+            command=console.command,
         )  # fmt: skip
     if dry_run:
         found = {**found, "recipe": dump(resolved)}

@@ -26,7 +26,7 @@ from mmtune.train.outcome import components, result_of, write_report
 from mmtune.train.precision import choose_precision, make_accelerator, seed_everything, start_trackers
 from mmtune.train.recipe import Recipe, check_consistency, check_method_settings
 from mmtune.train.rejects import Ledger
-from mmtune.train.run_directory import RunDirectory, choose_folder, clear, default_command, open_run
+from mmtune.train.run_directory import RunDirectory, begins_anew, choose_folder, clear, default_command, open_run
 from mmtune.train.saver import Saver
 from mmtune.train.state import Checkpoint, find_checkpoint, remove_partial
 from mmtune.train.strategy import refuse_strategy, spread
@@ -50,7 +50,8 @@ def train(
         verb: ``pretrain`` or ``finetune``; with demo data it decides between captions and questions.
         model: Checkpoint to start from, in place of the recipe's ``model.checkpoint``.
         output: Run directory, in place of the recipe's ``run.output``.
-        overwrite: Start anew in a directory that holds another or a finished run.
+        overwrite: Start anew in a directory that holds another or a finished run; a run that the same command has begun
+            and not finished goes on.
         dry_run: Build everything, show it, train and write nothing.
         command: What ``command.txt`` says; the command line of this process when absent.
 
@@ -76,13 +77,15 @@ def train(
         message = f"run.num_processes is {recipe.run.num_processes}, and this is a process alone."
         fix = "call the command (mmtune finetune …), or start your program with accelerate launch"
         raise NotPossibleError(message, where=recipe.where("run.num_processes"), fix=fix)
+    said = list(command) if command is not None else default_command()
+    overwrite = overwrite and team.on_main(lambda: begins_anew(folder, recipe, verb, said))
     team.on_main(lambda: open_run(folder, recipe, verb, overwrite=overwrite) and None)
     try:
         with StopRequest() as stop, ExitStack() as stack:
             team.on_main(lambda: stack.enter_context(RunLock(folder)) and None)
             if overwrite:
                 team.on_main(lambda: clear(folder))
-            return job.perform(RunDirectory(folder), stop, list(command) if command is not None else default_command())
+            return job.perform(RunDirectory(folder), stop, said)
     except Stopped as error:
         raise error.interruption() from error
 

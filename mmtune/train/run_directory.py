@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mmtune.core.errors import UsageError
+from mmtune.core.errors import ResourceError, UsageError
 from mmtune.train.files import replace_folder, write_json, write_text, writing
 from mmtune.train.recipe import Recipe, difference, dump, recipe_hash, resolve
 
@@ -48,7 +48,7 @@ class RunDirectory:
         for name in ("plots", "checkpoints"):
             (self.folder / name).mkdir(exist_ok=True)
         write_text(self.folder / "recipe.yaml", dump(recipe))
-        write_text(self.folder / "command.txt", shlex.join(command) + "\n")
+        write_text(self.folder / "command.txt", _written(command))
         write_json(self.folder / "env.json", {**environment(), **extra})
 
     def log(self, text: str) -> None:
@@ -108,7 +108,7 @@ def open_run(folder: Path, recipe: Recipe, verb: str, *, overwrite: bool) -> Run
             "A file stands where the run's folder should be.", where=str(folder), fix="give another --output"
         )
     is_run = (folder / "recipe.yaml").is_file() or (folder / "status.json").is_file()
-    is_empty = not folder.exists() or not any(entry.name != ".lock" for entry in folder.iterdir())
+    is_empty = not folder.exists() or all(map(_is_leftover, folder.iterdir()))
     if not is_run and not is_empty:
         raise UsageError("The folder is not empty and no run.", where=str(folder), fix="give another --output")
     if is_run and not overwrite:
@@ -116,6 +116,17 @@ def open_run(folder: Path, recipe: Recipe, verb: str, *, overwrite: bool) -> Run
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return RunDirectory(folder)
+
+
+def begins_anew(folder: Path, recipe: Recipe, verb: str, command: Sequence[str]) -> bool:
+    """Whether ``--overwrite`` empties a folder: not when the very same command stopped there and has to go on."""
+    status = read_status(folder)
+    stopped = status.get("status") in ("running", "interrupted") or _exit_code(status) == ResourceError.exit_code
+    try:
+        begun = (folder / "command.txt").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return True
+    return not stopped or begun != _written(command) or bool(_changes(folder, recipe, verb))
 
 
 def clear(folder: Path) -> None:
@@ -167,22 +178,43 @@ def default_command() -> list[str]:
     return list(sys.argv)
 
 
-def _refuse_other(folder: Path, recipe: Recipe, verb: str) -> None:
-    status = read_status(folder)
+def _is_leftover(entry: Path) -> bool:
+    """Whether this may lie in a folder where a run was killed before it had written anything."""
+    return entry.name == ".lock" or (entry.name.startswith(".") and entry.suffix == ".partial")
+
+
+def _written(command: Sequence[str]) -> str:
+    return shlex.join(command) + "\n"
+
+
+def _exit_code(status: Mapping[str, Any]) -> int | None:
+    error = status.get("error")
+    return error.get("exit") if isinstance(error, Mapping) else None
+
+
+def _changes(folder: Path, recipe: Recipe, verb: str) -> list[str]:
+    """In what a run in a folder differs from the one that is asked for."""
+    file, status = folder / "recipe.yaml", read_status(folder)
+    if not file.exists() and status.get("status") != "completed" and not any(folder.glob("checkpoints/*")):
+        return []  # killed before it was written down
     try:
-        old = resolve(verb, file=folder / "recipe.yaml")
-        changed = difference(old, recipe)
+        changed = difference(resolve(verb, file=file), recipe)
     except UsageError as error:
         changed = [f"its recipe.yaml cannot be read: {error.message}"]
     if status.get("verb") not in (None, verb):
         changed.insert(0, f"verb: {status['verb']} -> {verb}")
+    return changed
+
+
+def _refuse_other(folder: Path, recipe: Recipe, verb: str) -> None:
+    changed = _changes(folder, recipe, verb)
     if changed:
         raise UsageError(
             "The folder holds a run of another recipe. " + "; ".join(changed),
             where=str(folder),
             fix="give another --output, or --overwrite to start anew",
         )
-    if status.get("status") == "completed":
+    if read_status(folder).get("status") == "completed":
         fix = "give another --output, or --overwrite to start anew"
         raise UsageError("This run is finished.", where=str(folder), fix=fix)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import mmtune.train.lock as lock_module
-from mmtune.core.errors import UsageError
+from mmtune.core.errors import ResourceError, UsageError
 from mmtune.train.lock import RunLock
 from mmtune.train.recipe import resolve
-from mmtune.train.run_directory import RunDirectory, choose_folder, clear, newest_finished_run, open_run
+from mmtune.train.run_directory import RunDirectory, begins_anew, choose_folder, clear, newest_finished_run, open_run
 
 RECIPE = resolve("finetune", overrides={"method": "vlora"})
 
@@ -63,6 +63,40 @@ def test_foreign_folders_and_files_are_left_alone(tmp_path: Path) -> None:
             open_run(tmp_path, RECIPE, "finetune", overwrite=overwrite)
     with pytest.raises(UsageError, match="file stands"):
         open_run(tmp_path / "precious.txt", RECIPE, "finetune", overwrite=False)
+
+
+def test_a_run_that_was_killed_before_it_had_begun_is_taken_up(tmp_path: Path) -> None:
+    early, later = RunDirectory(tmp_path / "early"), RunDirectory(tmp_path / "later")
+    early.folder.mkdir()
+    for name in (".lock", ".status.json.partial"):
+        (early.folder / name).write_text("")
+    later.folder.mkdir()
+    later.set_status("running", verb="finetune")
+    for run in (early, later):
+        open_run(run.folder, RECIPE, "finetune", overwrite=False)
+    (later.folder / "checkpoints" / "step-000001").mkdir(parents=True)
+    with pytest.raises(UsageError, match="cannot be read"):
+        open_run(later.folder, RECIPE, "finetune", overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("status", "anew"), [("running", False), ("interrupted", False), ("failed", True), ("completed", True)]
+)
+def test_overwrite_does_not_empty_what_the_same_command_has_to_go_on_with(
+    tmp_path: Path, status: str, anew: bool
+) -> None:
+    command = ["mmtune", "finetune", "a b"]
+    finish(tmp_path / "run", status)
+    assert begins_anew(tmp_path / "run", RECIPE, "finetune", command) is anew
+    assert begins_anew(tmp_path / "run", RECIPE, "finetune", [*command, "--overwrite"])
+    other = resolve("finetune", overrides={"method": "vlora", "train.seed": 5})
+    assert begins_anew(tmp_path / "run", other, "finetune", command)
+    assert begins_anew(tmp_path / "none", RECIPE, "finetune", command)
+
+
+def test_a_full_disk_is_a_reason_to_go_on(tmp_path: Path) -> None:
+    finish(tmp_path / "run").set_status("failed", error=ResourceError("The disk is full.").to_json())
+    assert not begins_anew(tmp_path / "run", RECIPE, "finetune", ["mmtune", "finetune", "a b"])
 
 
 def test_clearing_keeps_the_lock(tmp_path: Path) -> None:
