@@ -10,17 +10,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from mmtune.core.conditioning import Slot
 from mmtune.core.errors import ShapeError
+from mmtune.hosts.extension import extend
 from mmtune.hosts.host import Host, Site
 from mmtune.nn.adapter import FoldedAdapter, RoutedAdapter
 
 
 def attach_routed(sites: Sequence[Site], adapters: Sequence[RoutedAdapter], slot: Slot) -> list[RemovableHandle]:
-    """Hook one adapter onto each site; it acts while the slot holds a perception with a route of the site's name.
+    """Put one adapter onto each site; it acts while the slot holds a perception with a route of the site's name.
 
     While the slot's perception asks for decisions, each site routes on position 0 of its own input, acts by that, and
     leaves the weights in ``decisions``.
@@ -30,20 +31,20 @@ def attach_routed(sites: Sequence[Site], adapters: Sequence[RoutedAdapter], slot
         adapters: A :class:`RoutedAdapter` for each site.
         slot: Read at every call.
     """
-    hooks = [_Routed(site.name, adapter, slot) for site, adapter in zip(sites, adapters, strict=True)]
-    return [site.last.register_forward_hook(hook.adapt) for site, hook in zip(sites, hooks, strict=True)]
+    pairs = zip(sites, adapters, strict=True)
+    return [extend(site.last, _Routed(site.name, adapter, slot).adapt) for site, adapter in pairs]
 
 
 def attach_self_routed(
     sites: Sequence[Site], adapters: Sequence[RoutedAdapter], *, by_first: bool = False
 ) -> list[RemovableHandle]:
-    """Hook one adapter onto each site that routes each position by itself, whatever the slot holds.
+    """Put one adapter onto each site that routes each position by itself, whatever the slot holds.
 
     Args:
         by_first: Let the first row of the batch decide for all rows, position by position.
     """
-    hooks = [_SelfRouted(adapter, by_first) for adapter in adapters]
-    return [site.last.register_forward_hook(hook.adapt) for site, hook in zip(sites, hooks, strict=True)]
+    pairs = zip(sites, adapters, strict=True)
+    return [extend(site.last, _SelfRouted(adapter, by_first).adapt) for site, adapter in pairs]
 
 
 @contextmanager
@@ -72,16 +73,16 @@ def _pass_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 class _Routed:
-    """The hook of one site. Bound methods, not closures: a deep copy of a model then reads the copy of its slot."""
+    """The adapter at one site, by what the slot holds."""
 
     def __init__(self, name: str, adapter: RoutedAdapter, slot: Slot) -> None:
         self.name, self.adapter, self.slot = name, adapter, slot
         self.folded: tuple[Tensor, FoldedAdapter] | None = None  # the adapter for the routes it was folded with
 
-    def adapt(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    def adapt(self, _: Tensor, output: Tensor) -> Tensor:
         weights = self._weights(output)
         if weights is None:
-            return None
+            return output
         samples, rows = weights.shape[0], output.shape[0]
         if rows % samples:
             raise ShapeError(
@@ -115,12 +116,12 @@ class _Routed:
 
 
 class _SelfRouted:
-    """The hook of one site of an encoder."""
+    """The adapter at one site of an encoder."""
 
     def __init__(self, adapter: RoutedAdapter, by_first: bool) -> None:
         self.adapter, self.by_first = adapter, by_first
 
-    def adapt(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def adapt(self, _: Tensor, output: Tensor) -> Tensor:
         asked = output[:1] if self.by_first else output
         adapted: Tensor = self.adapter(output, self.adapter.route(asked))  # [N, T, E] or [1, T, E]
         return adapted

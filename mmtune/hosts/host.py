@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from mmtune.core.conditioning import Slot
 from mmtune.core.errors import NotPossibleError
 from mmtune.core.perception import LowRank
+from mmtune.hosts.extension import extend
 from mmtune.hosts.layout import LAYOUTS, LLAMA, Absent, Fused, Span
 from mmtune.nn.lowrank import add_low_rank, apply_low_rank
 
@@ -166,10 +167,10 @@ class Host:
 
 
 def attach_deltas(host: Host, sites: Sequence[Site], slot: Slot) -> list[RemovableHandle]:
-    """Hook low-rank updates onto sites; they act while the slot holds a perception with a delta of the site's name.
+    """Put low-rank updates onto sites; they act while the slot holds a perception with a delta of the site's name.
 
-    The base weights keep their names and values. Attach before PEFT wraps the linear maps: the hooks then stay on the
-    wrapped base layers and both updates add up.
+    The base weights keep their names and values. Attach before PEFT wraps the linear maps: the updates then stay with
+    the wrapped base layers and both add up.
 
     Args:
         host: The model the sites were taken from.
@@ -177,21 +178,21 @@ def attach_deltas(host: Host, sites: Sequence[Site], slot: Slot) -> list[Removab
         slot: Read at every call. Under gradient checkpointing bind it again in ``context_fn``.
 
     Returns:
-        Handles whose ``remove()`` takes the hooks away.
+        Handles whose ``remove()`` takes the updates away.
     """
     handles: list[RemovableHandle] = []
     for site in sites:
         update = _SiteUpdate(site.name, site.columns, slot)
         if site.first is site.last:
-            handles.append(site.last.register_forward_hook(update.add))
+            handles.append(extend(site.last, update.add))
         else:
-            handles.append(site.first.register_forward_pre_hook(update.keep))
-            handles.append(site.last.register_forward_hook(update.add_to_last))
+            handles.append(extend(site.first, update.keep))
+            handles.append(extend(site.last, update.add_to_last))
     return handles
 
 
 class _SiteUpdate:
-    """The hooks of one site. Bound methods, not closures: a deep copy of a model then reads the copy of its slot."""
+    """The changes of one site, by what the slot holds."""
 
     def __init__(self, name: str, columns: Columns | None, slot: Slot) -> None:
         self.name = name
@@ -199,17 +200,18 @@ class _SiteUpdate:
         self.slot = slot
         self.entered: Tensor | None = None  # the input of the span that is under way, None between calls
 
-    def add(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    def add(self, x: Tensor, output: Tensor) -> Tensor:
         delta = self._delta()
-        return None if delta is None else self._added(args[0], delta, output)
+        return output if delta is None else self._added(x, delta, output)
 
-    def keep(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self.entered = None if self._delta() is None else args[0]
+    def keep(self, x: Tensor, output: Tensor) -> Tensor:
+        self.entered = None if self._delta() is None else x
+        return output
 
-    def add_to_last(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    def add_to_last(self, _: Tensor, output: Tensor) -> Tensor:
         delta, x = self._delta(), self.entered
         self.entered = None
-        return None if delta is None or x is None else self._added(x, delta, output)
+        return output if delta is None or x is None else self._added(x, delta, output)
 
     def _delta(self) -> LowRank | None:
         perception = self.slot.perception

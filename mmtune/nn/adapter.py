@@ -16,16 +16,22 @@ from mmtune.core.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class FoldedAdapter:
-    """An adapter whose experts are mixed already: ``x + (x @ a) @ b + c``."""
+    """An adapter whose experts are mixed already: ``x + (x @ a + c) @ b``.
 
-    a: Tensor  # [B, D, h]
-    b: Tensor  # [B, h, D]
-    c: Tensor  # [B, 1, D]
+    The bottleneck is one wider than the adapter's: ``a`` is 0 and ``c`` is 1 there, so that the last row of ``b`` is
+    the bias of the experts, and no sum has to be made by itself.
+    """
+
+    a: Tensor  # [B, D, h + 1]
+    b: Tensor  # [B, h + 1, D]
+    c: Tensor  # [1, 1, h + 1]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Adapt ``[B * k, T, D]``; beams of a sample stand beside each other."""
+        if x.shape[0] == self.a.shape[0]:  # a view costs as much as a product where a step is one token
+            return torch.baddbmm(x, torch.baddbmm(self.c, x, self.a), self.b)
         rows = x.reshape(self.a.shape[0], -1, x.shape[-1])
-        return torch.baddbmm(rows + self.c, torch.bmm(rows, self.a), self.b).reshape(x.shape)
+        return torch.baddbmm(rows, torch.baddbmm(self.c, rows, self.a), self.b).reshape(x.shape)
 
 
 class GroupedLinear(nn.Module):
@@ -127,6 +133,7 @@ class RoutedAdapter(nn.Module):
         grouped = mixed.reshape(samples, self.groups, width // self.groups, -1).transpose(2, 3)  # [B, G, h/G, D/G]
         own = torch.eye(self.groups, dtype=mixed.dtype, device=mixed.device)  # a group reads its own part alone
         b = self.scale * torch.einsum("bgio,gk->bgiko", grouped, own).reshape(samples, -1, width)  # [B, h, D]
-        c = self.down.bias @ b + self.scale * (weights.to(biases.dtype) @ biases)  # [B, D]
-        a = self.down.weight.T.expand(samples, -1, -1)
-        return FoldedAdapter(a.to(dtype), b.to(dtype), c.unsqueeze(1).to(dtype))
+        bias = self.scale * (weights.to(biases.dtype) @ biases)  # [B, D]
+        a = nn.functional.pad(self.down.weight.T, (0, 1)).expand(samples, -1, -1)
+        c = nn.functional.pad(self.down.bias, (0, 1), value=1.0).reshape(1, 1, -1)
+        return FoldedAdapter(a.to(dtype), torch.cat([b, bias.unsqueeze(1)], dim=1).to(dtype), c.to(dtype))

@@ -59,6 +59,8 @@ def add_low_rank(output: Tensor, x: Tensor, delta: LowRank) -> Tensor:
     if delta.b.shape[0] != samples or not x.dtype == output.dtype == delta.a.dtype == delta.b.dtype:
         return output + apply_low_rank(x, delta).to(output.dtype)  # autocast narrows the output
     _check(x, delta, samples, width, rank)
+    if x.ndim == 3 and x.shape[0] == samples:  # a view costs as much as a product where a step is one token
+        return torch.baddbmm(output, torch.bmm(x, delta.a), delta.b)
     inner = torch.bmm(x.reshape(samples, -1, width), delta.a)  # [B, k * T, r]
     return torch.baddbmm(output.reshape(samples, -1, output.shape[-1]), inner, delta.b).reshape(output.shape)
 

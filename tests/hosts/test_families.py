@@ -69,8 +69,20 @@ def test_base_keeps_its_names(variant: str) -> None:
     model = make(variant)
     before = list(model.state_dict())
     host = Host(model)
-    handles = attach_deltas(host, all_sites(host), Slot())
+    attach_deltas(host, all_sites(host), Slot())
     assert list(model.state_dict()) == before
-    for handle in handles:
-        handle.remove()
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in host.blocks().modules())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_removed_updates_are_gone(variant: str) -> None:
+    model, slot, ids = make(variant), Slot(), torch.randint(3, 60, (2, 5))
+    plain = model(ids).logits
+    host = Host(model)
+    sites = all_sites(host)
+    handles = attach_deltas(host, sites, slot)
+    with slot.bind(random_deltas(sites)):
+        assert not torch.equal(model(ids).logits, plain)
+        for handle in handles:
+            handle.remove()
+        assert torch.equal(model(ids).logits, plain)

@@ -1,0 +1,47 @@
+"""Changes to what leaves a module, made inside its ``forward``."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+Change = Callable[[Tensor, Tensor], Tensor]  # input and output of the module to what leaves it instead
+
+
+def extend(module: nn.Module, change: Change) -> RemovableHandle:
+    """Let a module's output pass through ``change``, after the changes that are there already.
+
+    A forward hook would do the same, but calling a module that has one takes longer: 3 % of a decoding step of a small
+    model with four of them (docs/adr/0017). Hooks that others put on the module see the changed output.
+
+    Args:
+        module: Called with one tensor as its first argument. Its class, parameters and their names stay as they are.
+        change: A method of an object, not a closure: a deep copy of the model then changes by the copy of that object.
+
+    Returns:
+        A handle whose ``remove()`` takes the change away.
+    """
+    found = getattr(vars(module).get("forward"), "__self__", None)
+    extension = found if isinstance(found, _Extension) else _Extension(module)
+    module.forward = extension.forward  # the same object again, or the new one
+    handle = RemovableHandle(extension.changes)
+    extension.changes[handle.id] = change
+    return handle
+
+
+class _Extension:
+    """The ``forward`` that a module had, then the changes in the order they came."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.inner: Callable[..., Any] = module.forward
+        self.changes: OrderedDict[int, Change] = OrderedDict()
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        output = self.inner(x, *args, **kwargs)
+        for change in self.changes.values():
+            output = change(x, output)
+        return output
