@@ -76,6 +76,11 @@ def _refusals(recipe: Recipe, precision: str) -> list[tuple[bool, str, str]]:
             "--set run.strategy=fsdp, or --set train.gradient_checkpointing=false",
         ),
         (
+            strategy in STAGES and recipe.train.compile,
+            "DeepSpeed compiles by a call of its own, which is not made here.",
+            f"--set run.strategy=fsdp, or {instead}, or --set train.compile=false",
+        ),
+        (
             shares_state and recipe.train.optimizer != "adamw",
             "Moments in 8 bits cannot be shared out.",
             f"--set train.optimizer=adamw, or {instead}",

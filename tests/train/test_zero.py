@@ -53,6 +53,7 @@ def test_without_deepspeed_the_line_that_installs_it_is_shown(
         ("zero3", {"tune__bits": 8}, "fp32", "Quantised"),
         ("zero2", {"train__optimizer": "adamw_8bit"}, "fp32", "8 bits"),
         ("zero2", {}, "fp16", "fp16"),
+        ("zero2", {"train__compile": True}, "fp32", "compiles"),
         ("zero2", {"train__roles": ["method", "encoder"]}, "fp32", None),
         ("zero2", {"tune__kind": "qlora"}, "fp32", None),
         ("zero3", {"run__offload": True}, "bf16", None),
