@@ -9,6 +9,7 @@ import typer
 
 from mmtune.cli.console import Result
 from mmtune.cli.display import progress_display
+from mmtune.cli.models import choose_model
 from mmtune.cli.options import MEDIA_ROOT, OUTPUT, OVERWRITE, POSITIVE, one_of, shard_of
 from mmtune.cli.tables import duration
 
@@ -55,21 +56,19 @@ def run(
     Rejected rows are listed in rejected.jsonl, oddities in warnings.jsonl. Slices made by --shard on several
     machines are joined by naming all of them: mmtune prepare-data SLICE... --output DIR.
     """
-    from mmtune.cli.models import choose_model
     from mmtune.data.prepare import prepare
     from mmtune.data.signatures import LIKENESSES
     from mmtune.report.data import write_data_report
 
     with progress_display(context.obj) as progress:
         found = prepare(
-            source, output, format=format_, media_root=tuple(media_root or ()), max_samples=max_samples, seed=seed,
-            check_media=one_of("--check-media", check_media, ("none", "stat", "decode")), embed_media=embed_media,
-            max_bad_fraction=max_bad_fraction, split=split, model=model and choose_model(model, context.obj),
-            allow_urls=allow_urls, allow_outside=allow_outside, progress=progress, reject=tuple(reject or ()),
-            weights=tuple(weight or ()),
-            shard=shard_of(shard), workers=os.cpu_count() if workers is None else workers, overwrite=overwrite,
-            near_duplicates=near_duplicates and one_of("--near-duplicates", near_duplicates, LIKENESSES),
-            download=download, distributor=one_of("--distributor", distributor, ("multiprocessing", "pyspark", "ray")),
+            source, output, distributor=one_of("--distributor", distributor, ("multiprocessing", "pyspark", "ray")),
+            near_duplicates=near_duplicates and one_of("--near-duplicates", near_duplicates, LIKENESSES), split=split,
+            check_media=one_of("--check-media", check_media, ("none", "stat", "decode")), allow_outside=allow_outside,
+            workers=os.cpu_count() if workers is None else workers, model=model and choose_model(model, context.obj),
+            media_root=tuple(media_root or ()), max_bad_fraction=max_bad_fraction, weights=tuple(weight or ()),
+            reject=tuple(reject or ()), max_samples=max_samples, embed_media=embed_media, allow_urls=allow_urls,
+            shard=shard_of(shard), overwrite=overwrite, progress=progress, download=download, format=format_, seed=seed,
         )  # fmt: skip
     if shard is not None:
         return Result(found, _slice_summary(found))

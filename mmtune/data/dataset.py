@@ -14,7 +14,7 @@ from mmtune.data.cache import prepared
 from mmtune.data.locate import data_names, is_whole, split_files
 from mmtune.data.media import CheckMedia, MediaLookup
 from mmtune.data.packing import MANIFEST, SCHEMA_NAME, read_rejected
-from mmtune.data.shards import ShardReader
+from mmtune.data.shards import OPEN_FILES, ShardReader
 from mmtune.data.slices import SLICE
 from mmtune.data.tables import FirstRows, JoinedRows, PackedRows, Places, Rows, SampleTable
 
@@ -35,6 +35,7 @@ class _Options:
     allow_urls: bool
     allow_outside: bool
     workers: int
+    open_files: int
 
 
 def load_samples(
@@ -50,6 +51,7 @@ def load_samples(
     allow_urls: bool = False,
     allow_outside: bool = False,
     workers: int = 0,
+    open_files: int = OPEN_FILES,
 ) -> SampleTable:
     """Open data for training or evaluation.
 
@@ -63,6 +65,7 @@ def load_samples(
         limit: Take only the first rows.
         check_media: How the media of raw files are checked before the first row is used.
         max_bad_fraction: Share of a raw file's rows that may be rejected; they are in ``rejected``.
+        open_files: Shards that are kept open; 1 takes the least memory where rows are read in order.
 
     Raises:
         DataError: No such data, no such split, or more bad rows than allowed, with the first reasons.
@@ -70,7 +73,7 @@ def load_samples(
     chosen = [paths] if isinstance(paths, str | Path) else list(paths)
     options = _Options(
         tuple(media_root), str(cache) if cache else None, _split_name(split), limit, format, check_media,
-        max_bad_fraction, allow_urls, allow_outside, workers,
+        max_bad_fraction, allow_urls, allow_outside, workers, open_files,
     )  # fmt: skip
     tables = [_open(path, options) for path in chosen]
     return tables[0] if len(tables) == 1 else _joined(tables)
@@ -126,7 +129,7 @@ def _read_split(
     folder: Path, manifest: dict[str, Any], names: Sequence[str], options: _Options, small: bool
 ) -> SampleTable:
     files = [folder / name for split in names for name in manifest["splits"][split]["files"]]
-    rows: Rows = ShardReader(files, manifest["media_roots"])
+    rows: Rows = ShardReader(files, manifest["media_roots"], open_files=options.open_files)
     if small and sum(file.stat().st_size for file in files) <= _IN_MEMORY_BYTES:
         rows = PackedRows(rows[index] for index in range(len(rows)))
     expected = sum(manifest["splits"][split]["rows"] for split in names)

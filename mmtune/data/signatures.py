@@ -13,11 +13,13 @@ import hashlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 
 from mmtune.core.errors import MediaError, MissingExtraError
+from mmtune.data.drawing import mix
 from mmtune.data.examination import Facts
 from mmtune.data.items import RowError
 from mmtune.data.markers import GENERAL
@@ -31,6 +33,7 @@ SCHEME = "affine32"  # of datasketch; signatures of another one cannot be compar
 MEDIUM = np.dtype([("hash", "<u8"), ("colour", "u1", (3,)), ("picture", "?")])
 """A medium of a row: of a picture what it looks like, of anything else what it is."""
 _RUN = 5  # characters
+_POWERS = np.uint64(0x9E3779B97F4A7C15) ** np.arange(_RUN, dtype=np.uint64)
 _PACKAGES = ("datasketch", "imagehash")
 
 
@@ -73,13 +76,20 @@ def parts_of(signature: bytes, what: Likeness) -> tuple[np.ndarray[Any, Any], np
 
 
 def _sign_text(text: str) -> bytes:
+    letters = np.frombuffer(" ".join(text.lower().split()).encode("utf-32-le"), "<u4").astype(np.uint64)
+    letters = np.pad(letters, (0, max(0, _RUN - len(letters))))
+    windows = np.lib.stride_tricks.sliding_window_view(letters, _RUN)
+    hashes = mix(0, windows @ _POWERS) >> np.uint64(32)  # all at once: one by one takes most of the time
+    signature = _empty_signature().copy()
+    signature.update_batch(np.unique(hashes).tolist())
+    return bytes(signature.hashvalues.astype("<u4").tobytes())
+
+
+@lru_cache(maxsize=1)
+def _empty_signature() -> Any:
     from datasketch import MinHash
 
-    plain = " ".join(text.lower().split())
-    runs = {plain[start : start + _RUN] for start in range(max(1, len(plain) - _RUN + 1))}
-    signature = MinHash(PERMUTATIONS, scheme=SCHEME)
-    signature.update_batch([run.encode() for run in runs])
-    return bytes(signature.hashvalues.astype("<u4").tobytes())
+    return MinHash(PERMUTATIONS, scheme=SCHEME, hashfunc=int)
 
 
 def _sign_medium(item: Media, found: Found, facts: Facts) -> tuple[int, tuple[int, ...], bool]:

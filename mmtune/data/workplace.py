@@ -16,7 +16,7 @@ from mmtune.data.packing import replace_folder
 
 PARTS = "parts"
 _JOB = "job.json"
-_FORM = 2  # of the parts; a newer form does not go on with older parts
+_FORM = 3  # of the parts; a newer form does not go on with older parts
 _SPARE_BYTES = 64 << 20
 _ROOM = "free some space, then run the same command again; or choose another --output"
 

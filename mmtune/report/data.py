@@ -36,7 +36,7 @@ def write_data_report(folder: str | Path, *, count: int = 8) -> Path:
         raise DataError(
             f"No prepared data: {error}", where=str(folder), fix="run mmtune prepare-data with this --output"
         ) from error
-    samples = load_samples(folder) if manifest.get("rows") else []
+    samples = load_samples(folder, open_files=1) if manifest.get("rows") else []
     page = render(
         "data.html.j2",
         title=f"Prepared data · {folder.name}",

@@ -10,9 +10,11 @@ import pytest
 from torch.utils.data import DataLoader
 
 from mmtune.core.errors import DataError
+from mmtune.data import shards
 from mmtune.data.dataset import load_samples
 from mmtune.data.prepare import prepare
 from mmtune.data.sample import Media, Sample, Text, Turn, conversation
+from mmtune.data.shards import ShardReader
 from tests.data.rows import good_rows, picture, talk, write_json, write_lines
 
 
@@ -133,3 +135,17 @@ def test_forked_workers_read_prepared_data(tmp_path: Path) -> None:
     assert table[0].id == "r0"  # the parent has files open when the workers start
     loader = DataLoader(table, batch_size=2, num_workers=2, collate_fn=list)
     assert [row.id for batch in loader for row in batch] == [f"r{index}" for index in range(9)]
+
+
+def test_shards_are_opened_again_when_they_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_GROUP_ROWS", 3)
+    monkeypatch.setattr(shards, "_FILE_BYTES", 1500)
+    monkeypatch.setattr(shards, "_KEPT_GROUPS", 1)
+    rows = [{"id": f"r{index}", "conversations": talk(f"What is {index}?", "That.")} for index in range(40)]
+    prepare([write_json(tmp_path / "rows.json", rows)], tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("train-*.parquet"))) > 4
+    table = load_samples(tmp_path / "out", open_files=2)
+    order = [39, 0, 20, 1, 38, 19, *range(40)]
+    assert [table[index].id for index in order] == [f"r{index}" for index in order]
+    assert isinstance(table.rows, ShardReader)
+    assert len(table.rows._open) == 2

@@ -50,7 +50,7 @@ def source(tmp_path: Path) -> Path:
         row("other", OTHER),  # 2
         row("a", STORY, "a.png"),  # 3
         row("as jpeg", STORY.replace("yellow", "red"), "a.jpg"),  # 4: rows, pictures 3
-        row("other words", OTHER, "small.png"),  # 5: pictures 3
+        row("other words", OTHER, "small.png"),  # 5: pictures 3; of the runs of it and 2, .77 are in both
         row("b", STORY, "b.png"),  # 6
         row("red", "A plain colour fills all of the picture from edge to edge.", "red.png"),  # 7
         row("blue", "A plain colour fills all of the picture from edge to edge.", "blue.png"),  # 8
@@ -69,7 +69,7 @@ def _ids(folder: Path) -> list[str]:
     [
         ("rows", {"a word changed", "as jpeg", "the same again"}),
         ("pictures", {"as jpeg", "other words", "the same again"}),
-        ("texts", {"a word changed", "a", "as jpeg", "b", "the same again", "blue", "other words"}),
+        ("texts", {"a word changed", "a", "as jpeg", "b", "the same again", "blue"}),
     ],
 )
 def test_near_duplicates_are_warned_of_or_rejected(source: Path, tmp_path: Path, what: Any, left_out: set[str]) -> None:
