@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,6 +80,8 @@ def _run(job: Job, progress: Progress | None) -> dict[str, Any]:
         from mmtune.convert.pipeline import carry_out
 
         plan, layout, verified = carry_out(job, progress)
+    from mmtune.core.memory import peak_memory_bytes
+
     result = {
         "output": str(job.target),
         "from": plan.format,
@@ -92,7 +92,7 @@ def _run(job: Job, progress: Progress | None) -> dict[str, Any]:
         "bytes": layout.num_bytes,
         "verified": verified,
         "notes": [*plan.notes, *layout.notes],
-        "peak_rss_bytes": _peak_memory(),
+        "peak_rss_bytes": peak_memory_bytes(),
         "seconds": round(time.monotonic() - began, 3),
     }
     if job.push is not None:
@@ -100,8 +100,3 @@ def _run(job: Job, progress: Progress | None) -> dict[str, Any]:
 
         result["pushed"] = push_folder(job.target, job.push)
     return result
-
-
-def _peak_memory() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import psutil
-import torch
-
 from mmtune.core.errors import MMTuneError
 from mmtune.model.build import META
 from mmtune.model.kinds import with_own_names
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.train.data_setup import Data
-from mmtune.train.metrics import peak_memory_bytes
 from mmtune.train.model_setup import make_model
 from mmtune.train.plan import memory_of
 from mmtune.train.recipe import Recipe
@@ -22,29 +18,20 @@ from mmtune.train.rehearsal import Shape
 _LOOKED_AT = 50  # rows of the data, to find what an item of each modality is
 
 
-def memory_in_use(device: torch.device) -> int:
-    """Bytes of this process on a device: allocated on an accelerator, resident on the CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
-    return int(psutil.Process().memory_info().rss)
-
-
 def foreseen(
     recipe: Recipe,
     precision: str,
     data: Data,
     processor: MMTuneProcessor,
     rows: Sequence[Mapping[str, Any]],
-    device: torch.device,
-    before: int,
+    measured: int,
 ) -> dict[str, Any]:
     """Planned and measured growth of memory, in bytes; ``planned`` is None where nothing can be rehearsed.
 
     Args:
         rows: Of ``metrics.jsonl``; the largest step of them is rehearsed.
-        before: What was in use before the model was built.
+        measured: From before the model was built to the peak.
     """
-    measured = max(0, peak_memory_bytes(device) - before)
     try:
         shape = _largest(recipe, data, processor, rows)
         model, _ = make_model(recipe, precision, META)

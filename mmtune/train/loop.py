@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from mmtune.core.errors import Interruption
+from mmtune.core.memory import peak_memory_bytes
 from mmtune.model.modeling import MMTuneModel
 from mmtune.train.checks import MovementCheck
 from mmtune.train.counts import count, usable
@@ -19,7 +20,7 @@ from mmtune.train.display import Display
 from mmtune.train.feed import MicroBatch
 from mmtune.train.guards import Watchdog
 from mmtune.train.interrupt import StopRequest
-from mmtune.train.metrics import Clock, MetricsFile, Totals, peak_memory_bytes
+from mmtune.train.metrics import Clock, MetricsFile, Totals
 from mmtune.train.optim import Group, epoch_multiplier, rate_multiplier, set_rates
 from mmtune.train.recipe import Recipe
 from mmtune.train.rejects import Ledger

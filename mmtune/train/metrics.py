@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-
 from mmtune.train.counts import Counts
 from mmtune.train.files import writing
-
-_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass
@@ -89,33 +83,6 @@ def first_and_last(losses: list[float]) -> dict[str, float | None]:
         return {"first": None, "last": None}
     count = max(1, math.floor(len(losses) * 0.05))
     return {"first": sum(losses[:count]) / count, "last": sum(losses[-count:]) / count}
-
-
-def restart_peak(device: torch.device) -> None:
-    """Count the most memory used from now on; where a system cannot, it stays that of the whole process."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with contextlib.suppress(OSError):  # Linux alone has it, and not in every container
-        _CLEAR_REFS.write_text("5", encoding="ascii")
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory used since :func:`restart_peak`: of the accelerator where there is one, else of this process.
-
-    Source:
-        proc(5): ``VmHWM``, and the value 5 of ``clear_refs``. A new process has the ``ru_maxrss`` of its parent.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    try:
-        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        import resource  # not on every system
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 class Clock:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from mmtune.core.memory import peak_memory_bytes
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.model.shares import num_elements
 from mmtune.train.data_setup import Data
 from mmtune.train.loop import Loop
-from mmtune.train.metrics import Totals, first_and_last, peak_memory_bytes
+from mmtune.train.metrics import Totals, first_and_last
 from mmtune.train.optim import Group
 from mmtune.train.recipe import Recipe
 from mmtune.train.run_directory import RunDirectory

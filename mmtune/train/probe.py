@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from types import TracebackType
 from typing import Any
 
-import psutil
 import torch
 
 from mmtune.core.errors import ResourceError
+from mmtune.core.memory import PeakMemory
 from mmtune.model.batches import out_of_memory, to_device
 from mmtune.train.data_setup import Data
 from mmtune.train.feed import MicroBatch
@@ -20,47 +18,6 @@ from mmtune.train.precision import make_accelerator, seed_everything
 from mmtune.train.recipe import Recipe
 
 _STEPS = 3
-_EVERY_S = 0.002
-
-
-class PeakMemory:
-    """The most memory that is used while it is entered, over what was used before: of the accelerator, or of the
-    process on the CPU, looked at every 2 ms.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._process = psutil.Process()
-        self._before = self._most = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    @property
-    def bytes(self) -> int:
-        """So far."""
-        if self._device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self._device)) - self._before
-        return self._most - self._before
-
-    def __enter__(self) -> PeakMemory:
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            self._before = int(torch.cuda.memory_allocated(self._device))
-        else:
-            self._before = self._most = self._process.memory_info().rss
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._thread.is_alive():
-            self._over.set()
-            self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(_EVERY_S):
-            self._most = max(self._most, self._process.memory_info().rss)
 
 
 def probe(
