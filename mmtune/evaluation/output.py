@@ -66,7 +66,7 @@ def score_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     found = []
     for name, value in _flat(result["scores"]):
         interval = result["confidence"].get(name) or {}
-        around = f"{_number(interval['low'])} – {_number(interval['high'])}" if interval else ""
+        around = f"{_number(interval['low'])} – {_number(interval['high'])}" if interval.get("low") is not None else ""
         found.append((name, _number(value), around))
     return found
 

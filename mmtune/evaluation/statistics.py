@@ -99,12 +99,13 @@ def mean_interval(values: Sequence[float], clusters: Sequence[Hashable], scale: 
     """The JSON form of an interval of a mean: Wilson for plain shares, else a bootstrap over the clusters.
 
     Args:
-        clusters: The cluster of each value; a share is plain when every value has a cluster of its own.
+        clusters: The cluster of each value. A share is plain when every value has a cluster of its own, or when all
+            are right or all wrong: draws of equal values would promise certainty, so each cluster counts as one value.
         scale: What the mean is multiplied with, for example 100.
     """
-    plain = len(set(clusters)) == len(values) and all(value in (0, 1) for value in values)
-    if plain:
-        return interval_json(wilson(sum(values), len(values)), "wilson", scale)
+    n, share = len(set(clusters)), all(value in (0, 1) for value in values)
+    if share and (n == len(values) or len(set(values)) == 1):
+        return interval_json(wilson(n * sum(values) / max(1, len(values)), n), "wilson", scale)
     statistics = np.column_stack([np.asarray(values, dtype=float), np.ones(len(values))])
     return cluster_interval(statistics, clusters, _ratio, scale)
 
@@ -112,8 +113,12 @@ def mean_interval(values: Sequence[float], clusters: Sequence[Hashable], scale: 
 def cluster_interval(
     statistics: Array, clusters: Sequence[Hashable], score: Callable[[Array], Array], scale: float = 1.0
 ) -> dict[str, Any]:
-    """The JSON form of a bootstrap interval over clusters, of a score as :func:`bootstrap_of` takes it."""
-    return interval_json(bootstrap_of(by_cluster(statistics, clusters), score), "bootstrap", scale)
+    """The JSON form of a bootstrap interval over clusters, of a score as :func:`bootstrap_of` takes it.
+
+    A single cluster tells nothing of others: there is no interval.
+    """
+    sums = by_cluster(statistics, clusters)
+    return interval_json(bootstrap_of(sums, score) if len(sums) > 1 else (math.nan, math.nan), "bootstrap", scale)
 
 
 def interval_json(interval: tuple[float, float], method: str, scale: float = 1.0) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mmtune.evaluation.statistics import bootstrap, ratio_interval, share_interval, wilson
+from mmtune.evaluation.statistics import bootstrap, mean_interval, ratio_interval, share_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,16 @@ def test_the_bootstrap_is_seeded_and_holds_the_ratio() -> None:
 def test_json_forms_name_their_method() -> None:
     assert share_interval(1, 2)["method"] == "wilson"
     assert ratio_interval([1.0, 2.0], [1.0, 1.0])["method"] == "bootstrap"
+
+
+def test_equal_verdicts_promise_no_certainty() -> None:
+    all_wrong = mean_interval([0, 0, 0, 0], ["a", "a", "b", "b"], scale=100)
+    assert all_wrong["method"] == "wilson"
+    assert (all_wrong["low"], all_wrong["high"]) == pytest.approx((0, 65.76), abs=0.01), "as 0 of 2 pictures"
+    all_right = mean_interval([1, 1, 1], ["a", "a", "b"])
+    assert (all_right["low"], all_right["high"]) == pytest.approx((0.3424, 1), abs=1e-4)
+
+
+def test_one_picture_tells_nothing_of_others() -> None:
+    found = mean_interval([1, 0, 1], ["a", "a", "a"])
+    assert (found["low"], found["high"], found["method"]) == (None, None, "bootstrap")
