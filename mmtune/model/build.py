@@ -42,6 +42,7 @@ def build_model(
     device: str = "cpu",
     attention: str | None = None,
     bits: int | None = None,
+    quantiser: str = "bitsandbytes",
 ) -> tuple[MMTuneModel, MMTuneProcessor]:
     """A pretrained base and encoders with a fresh method between them.
 
@@ -57,7 +58,7 @@ def build_model(
         seed: Seed of the method's initial weights.
         dtype: Of base and encoders; the method itself is float32.
         attention: Attention implementation of transformers, its default when absent.
-        bits: 4 or 8 quantises the base's linear maps; see :mod:`mmtune.model.quantised`.
+        bits: 4 or 8 quantises the base's linear maps by the ``quantiser``; see :mod:`mmtune.model.quantised`.
 
     Raises:
         NotPossibleError: Quantisation that cannot run here.
@@ -81,7 +82,9 @@ def build_model(
     )
     config.settings = MMTuneModel.method_settings(config).model_dump(mode="json")
     chosen = META if device == META.type else resolve_device(device)
-    model = _assemble(config, modalities, chosen, dtype=dtype, attention=attention, seed=seed, bits=bits)
+    model = _assemble(
+        config, modalities, chosen, dtype=dtype, attention=attention, seed=seed, bits=bits, quantiser=quantiser
+    )
     processor = make_processor(model, tokenizer)
     return model.to(chosen), processor
 
@@ -93,6 +96,7 @@ def load(
     dtype: str = "auto",
     attention: str | None = None,
     bits: int | None = None,
+    quantiser: str = "bitsandbytes",
 ) -> tuple[MMTuneModel, MMTuneProcessor]:
     """Load a checkpoint: a folder, a hub id, or ``nano`` for the bundled one.
 
@@ -108,7 +112,7 @@ def load(
         ResourceError: No such device, or the hub is out of reach.
     """
     folder = checkpoint_folder(str(source))
-    model = load_model(folder, device=device, dtype=dtype, attention=attention, bits=bits)
+    model = load_model(folder, device=device, dtype=dtype, attention=attention, bits=bits, quantiser=quantiser)
     return model, MMTuneProcessor.from_pretrained(folder)
 
 
@@ -119,6 +123,7 @@ def load_model(
     dtype: str | torch.dtype | None = "auto",
     attention: str | None = None,
     bits: int | None = None,
+    quantiser: str = "bitsandbytes",
     attn_implementation: str | None = None,
     torch_dtype: str | torch.dtype | None = None,
     config: MMTuneConfig | None = None,
@@ -137,7 +142,9 @@ def load_model(
     if found.base["source"] != NANO:
         found.base["source"] = resolve_source(found.base["source"], "llm", folder)
     attention = attention or attn_implementation
-    model = _assemble(found, modalities, chosen, dtype=name, attention=attention, seed=0, bits=bits)
+    model = _assemble(
+        found, modalities, chosen, dtype=name, attention=attention, seed=0, bits=bits, quantiser=quantiser
+    )
     if chosen == META:
         load_adapters(model, Path(folder), weights=False)
         return model.eval()
@@ -211,6 +218,7 @@ def _assemble(
     attention: str | None,
     seed: int,
     bits: int | None,
+    quantiser: str,
 ) -> MMTuneModel:
     if dtype not in DTYPES:
         raise UsageError(f"Unknown dtype '{dtype}'. Allowed: {', '.join(DTYPES)}.", where="--dtype", fix="use float32")
@@ -219,8 +227,8 @@ def _assemble(
             language_model = _empty_language_model(config, DTYPES[dtype], attention)
             encoders = {name: modality.empty_encoder(DTYPES[dtype]) for name, modality in modalities.items()}
             return MMTuneModel(config, language_model.requires_grad_(False), _frozen(encoders), modalities, seed=seed)
-    quantised = quantisation(bits, DTYPES[dtype], device) if bits is not None else {}
-    with quantising(bits):
+    quantised = quantisation(bits, DTYPES[dtype], device, quantiser) if bits is not None else {}
+    with quantising(bits, quantiser):
         language_model = _load_language_model(config, DTYPES[dtype], attention, quantised).requires_grad_(False)
     encoders = {name: modality.load_encoder(DTYPES[dtype]) for name, modality in modalities.items()}
     return MMTuneModel(config, language_model, _frozen(encoders), modalities, seed=seed)

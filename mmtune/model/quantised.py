@@ -1,4 +1,4 @@
-"""Bases in 4 or 8 bit by bitsandbytes: the linear maps inside the blocks, as LaVIN's lite variant and QLoRA have it.
+"""Bases in 4 or 8 bit: the linear maps inside the blocks, as LaVIN's lite variant and QLoRA have it.
 
 Embeddings, norms and the output head keep their precision, and so do the encoders. Where this cannot run it is refused,
 never replaced by a run in 16 bits.
@@ -16,21 +16,30 @@ import torch
 from mmtune.core.errors import MissingExtraError, MMTuneError, NotPossibleError
 
 BITS = (4, 8)
+EXTRAS = {"bitsandbytes": "quant", "torchao": "torchao"}
+_GROUP = 32  # weights of torchao's 4 bits that share a scale
 _OUTLIERS = 6.0  # LLM.int8: features beyond it are computed in 16 bits
 
 
-def quantisation(bits: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """The options of ``from_pretrained`` that load a base in so many bits: NF4 with double quantisation, or LLM.int8.
+def quantisation(
+    bits: int, dtype: torch.dtype, device: torch.device, quantiser: str = "bitsandbytes"
+) -> dict[str, Any]:
+    """The options of ``from_pretrained`` that load a base in so many bits.
+
+    bitsandbytes has NF4 with double quantisation, and LLM.int8; torchao has weights in integers, rounded.
 
     Args:
-        dtype: What the quantised maps compute in.
+        dtype: What the quantised maps of bitsandbytes compute in.
+        quantiser: ``bitsandbytes`` or ``torchao``.
 
     Raises:
-        MissingExtraError: bitsandbytes is not installed; the message has the line that installs it.
+        MissingExtraError: The library is not installed; the message has the line that installs it.
         NotPossibleError: It does not run on this device.
     """
-    if find_spec("bitsandbytes") is None:
-        raise MissingExtraError(f"A base in {bits} bits (tune.bits)", "quant")
+    if find_spec(quantiser) is None:
+        raise MissingExtraError(f"A base in {bits} bits by {quantiser} (tune.bits)", EXTRAS[quantiser])
+    if quantiser == "torchao":
+        return _by_torchao(bits, device)
     if device.type not in ("cuda", "xpu", "cpu"):
         raise NotPossibleError(
             f"bitsandbytes does not run on the device '{device.type}'.",
@@ -52,12 +61,30 @@ def quantisation(bits: int, dtype: torch.dtype, device: torch.device) -> dict[st
     return {"quantization_config": config, "device_map": {"": device}}
 
 
+def _by_torchao(bits: int, device: torch.device) -> dict[str, Any]:
+    if bits == 4 and device.type != "cuda":
+        raise NotPossibleError(
+            f"torchao has no kernels for 4 bits on the device '{device.type}'.",
+            where="tune.bits",
+            fix="use --device cuda, tune.bits: 8, or tune.quantiser: bitsandbytes",
+        )
+    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    kind = (
+        Int4WeightOnlyConfig(group_size=_GROUP, int4_packing_format="tile_packed_to_4d")
+        if bits == 4
+        else Int8WeightOnlyConfig()
+    )
+    return {"quantization_config": TorchAoConfig(kind), "device_map": {"": device}}
+
+
 @contextmanager
-def quantising(bits: int | None) -> Iterator[None]:
+def quantising(bits: int | None, quantiser: str = "bitsandbytes") -> Iterator[None]:
     """Say that quantisation is what failed.
 
     Raises:
-        NotPossibleError: bitsandbytes or transformers refuse this base, device or version.
+        NotPossibleError: The library or transformers refuse this base, device or version.
     """
     try:
         yield
@@ -70,5 +97,6 @@ def quantising(bits: int | None) -> Iterator[None]:
         raise NotPossibleError(
             f"The base cannot be loaded in {bits} bits: {reason}",
             where="tune.bits",
-            fix='pip install -U "mmtune[quant]", use another --device, or set tune.bits: null for a base in 16 bits',
+            fix=f'pip install -U "mmtune[{EXTRAS[quantiser]}]", use another --device, or set tune.bits: null for a '
+            "base in 16 bits",
         ) from error

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from mmtune.model.lora import without_lora
 from mmtune.model.shares import shape_of, whole
@@ -54,7 +56,13 @@ def probed_names(model: MMTuneModel) -> list[str]:
     """
     own = set(map(id, model.roles()["language"]))
     matrices = (p for p in model.host.blocks()[-1].parameters() if len(shape_of(p)) == 2 and id(p) in own)
-    found = next((matrix for matrix in matrices if matrix.is_floating_point()), None)
+    found = next((matrix for matrix in matrices if _is_plain(matrix)), None)
     wanted = [model.host.input_embeddings.weight, *([] if found is None else [found])]
     names = {id(parameter): name for name, parameter in model.language_model.named_parameters()}
     return [names[id(parameter)] for parameter in wanted]
+
+
+def _is_plain(matrix: Tensor) -> bool:
+    """Whether a weight is numbers: bitsandbytes packs bytes, torchao's tensors only look like numbers."""
+    is_shared = isinstance(matrix.data, DTensor)
+    return matrix.is_floating_point() and (is_shared or not is_traceable_wrapper_subclass(matrix.data))

@@ -13,6 +13,7 @@ from mmtune.model.build import META, build_model, load
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.model.quantised import quantisation
+from mmtune.train.feature_setup import refuse_features
 from mmtune.train.optim import require_8bit
 from mmtune.train.packing import check_language_model, refuse_method
 from mmtune.train.precision import base_dtype
@@ -23,16 +24,18 @@ def refuse_impossible(recipe: Recipe, device: torch.device) -> None:
     """Say no before anything is loaded.
 
     Raises:
-        NotPossibleError: Quantisation where there is none, or without its library; packing for a method that cannot.
+        NotPossibleError: Quantisation where there is none, or without its library; packing for a method that cannot;
+            kept features of encoders that change.
     """
     refuse_method(recipe)
+    refuse_features(recipe)
     if recipe.train.optimizer == "adamw_8bit":
         require_8bit()
     bits = bits_of(recipe)
     if bits is None:
         return
     try:
-        quantisation(bits, torch.float32, device)
+        quantisation(bits, torch.float32, device, recipe.tune.quantiser)
     except NotPossibleError as error:
         error.where = recipe.where("tune.bits" if recipe.tune.bits is not None else "tune.kind")
         raise
@@ -66,6 +69,7 @@ def make_model(recipe: Recipe, precision: str, device: torch.device) -> tuple[MM
             dtype=dtype,
             device=str(device),
             bits=bits_of(recipe),
+            quantiser=recipe.tune.quantiser,
         )
     tune = recipe.tune
     has_lora = bool(model.roles()["lora"])
@@ -114,7 +118,9 @@ def encoder_entries(recipe: Recipe) -> dict[str, Any]:
 
 def _load_checkpoint(recipe: Recipe, dtype: str, device: torch.device) -> tuple[MMTuneModel, MMTuneProcessor]:
     source = str(recipe.model.checkpoint)
-    model, processor = load(source, device=str(device), dtype=dtype, bits=bits_of(recipe))
+    model, processor = load(
+        source, device=str(device), dtype=dtype, bits=bits_of(recipe), quantiser=recipe.tune.quantiser
+    )
     if canonical(model.config.method) != recipe.method:
         raise CheckpointError(
             f"The checkpoint holds the method '{model.config.method}', the recipe names '{recipe.method}'.",

@@ -61,6 +61,7 @@ class TuneRecipe(Settings):
     rslora: bool = False
     dora: bool = False
     bits: Literal[4, 8] | None = None
+    quantiser: Literal["bitsandbytes", "torchao"] = "bitsandbytes"
 
 
 class DataSource(Settings):
