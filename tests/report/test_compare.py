@@ -21,7 +21,7 @@ from mmtune.report.compare.budget import budget
 from mmtune.report.compare.build import Compared, compare
 from mmtune.report.compare.pareto import pareto
 from mmtune.report.compare.runs import read_runs
-from mmtune.report.compare.view import stages_sentence, verdict
+from mmtune.report.compare.view import budget_sentence, stages_sentence, verdict
 from mmtune.report.compare.write import markdown, write_comparison
 from mmtune.train.recipe import resolve
 from mmtune.train.run import train
@@ -272,7 +272,8 @@ def test_what_came_before_counts(runs: dict[str, Path], tmp_path: Path, monkeypa
         assert figures["total"]["steps"] == 2 * figures["steps"] == 12
         assert figures["notes"] == []
         assert figures["total"]["training_flops"] == pytest.approx(2 * figures["training_flops"])
-    assert "6 steps of finetune + 6 steps of finetune each" in str(stages_sentence(result))
+    assert "6 of finetune + 6 of finetune each" in str(stages_sentence(result))
+    assert "in 12 steps (6 of finetune + 6 of finetune), the same rows" in budget_sentence(result)
 
     moved = work.rename(work.with_name("moved"))
     names = [moved / folder.name for folder in both]

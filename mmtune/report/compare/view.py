@@ -42,15 +42,12 @@ def cost_rows(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 def stages_sentence(result: Mapping[str, Any]) -> str | None:
     """What the sums of :func:`cost_rows` are made of; None where no run has more than one stage."""
-    told = {
-        name: " + ".join(f"{format_count(stage['steps'])} steps of {stage['verb']}" for stage in found["stages"])
-        for name, found in result["runs"].items()
-    }
+    told = {name: _stages(found) for name, found in result["runs"].items()}
     if all(len(found["stages"]) == 1 for found in result["runs"].values()):
         return None
     same = len(set(told.values())) == 1
     text = f"{next(iter(told.values()))} each" if same else "; ".join(f"{name}: {text}" for name, text in told.items())
-    return f"Samples, tokens, time and operations are those of all stages: {text}."
+    return f"Steps, samples, tokens, time and operations are those of all stages: {text}."
 
 
 def interval(row: Mapping[str, Any]) -> str:
@@ -96,11 +93,17 @@ def budget_sentence(result: Mapping[str, Any]) -> str:
     budget = result["budget"]
     if not budget["matched"]:
         return "Not under a matched budget: " + ", ".join(entry["what"] for entry in budget["differences"]) + "."
-    shared = budget["shared"]
+    shared, first = budget["shared"], next(iter(result["runs"].values()))
+    parts = f" ({_stages(first)})" if len(first["stages"]) > 1 else ""
     return (
-        f"Under a matched budget: {format_count(shared['samples'])} samples in {format_count(shared['steps'])} steps, "
-        f"the same rows in the same order, seed {shared['seed']}, base {shared['base']}."
+        f"Under a matched budget: {format_count(first['total']['samples'])} samples in "
+        f"{format_count(first['total']['steps'])} steps{parts}, the same rows in the same order, "
+        f"seed {shared['seed']}, base {shared['base']}."
     )
+
+
+def _stages(found: Mapping[str, Any]) -> str:
+    return " + ".join(f"{format_count(stage['steps'])} of {stage['verb']}" for stage in found["stages"])
 
 
 def difference_rows(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[list[str]]:
