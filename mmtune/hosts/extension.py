@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,6 +32,27 @@ def extend(module: nn.Module, change: Change) -> RemovableHandle:
     handle = RemovableHandle(extension.changes)
     extension.changes[handle.id] = change
     return handle
+
+
+@contextmanager
+def laid_bare(model: nn.Module) -> Iterator[None]:
+    """Modules with the ``forward`` they had before, while others replace it; the changes then follow the new one.
+
+    Without it a library that gives modules a ``forward`` of its own would take the changes away in silence.
+    """
+    found = [(module, vars(module).get("forward")) for module in model.modules()]
+    extended = [(module, forward.__self__) for module, forward in found if _is_extended(forward)]
+    for module, extension in extended:
+        module.forward = extension.inner
+    try:
+        yield
+    finally:
+        for module, extension in extended:
+            extension.inner, module.forward = module.forward, extension.forward
+
+
+def _is_extended(forward: Any) -> bool:
+    return isinstance(getattr(forward, "__self__", None), _Extension)
 
 
 class _Extension:

@@ -14,6 +14,7 @@ from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.model.quantised import quantisation
 from mmtune.train.feature_setup import refuse_features
+from mmtune.train.kernels import refuse_kernels, use_kernels
 from mmtune.train.optim import require_8bit
 from mmtune.train.packing import check_language_model, refuse_method
 from mmtune.train.precision import base_dtype
@@ -28,6 +29,7 @@ def refuse_impossible(recipe: Recipe, device: torch.device) -> None:
             kept features of encoders that change.
     """
     refuse_method(recipe)
+    refuse_kernels(recipe, device)
     refuse_features(recipe)
     if recipe.train.optimizer == "adamw_8bit":
         require_8bit()
@@ -71,6 +73,7 @@ def make_model(recipe: Recipe, precision: str, device: torch.device) -> tuple[MM
             bits=bits_of(recipe),
             quantiser=recipe.tune.quantiser,
         )
+    use_kernels(recipe, model)
     tune = recipe.tune
     has_lora = bool(model.roles()["lora"])
     if tune.kind in ("lora", "qlora") and has_lora:

@@ -139,6 +139,7 @@ class TrainRecipe(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
+    kernels: Literal["torch", "liger"] = "torch"
     seed: int = Field(0, ge=0, lt=2**32)
     deterministic: bool = False
 
