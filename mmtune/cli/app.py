@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads of OpenMP wait for each other by spinning: with one other busy process on two cores a training step took
     # 50 s instead of 0.4 s. Read once, when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    for name in ("stdout", "stderr"):  # closed by whoever started us
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     words = list(sys.argv[1:] if argv is None else argv)
     leading = list(itertools.takewhile(lambda word: word in _COMMON, words))
     rest = words[len(leading) :] or ["--help"]

@@ -44,7 +44,7 @@ def prepared(source: str | Path, cache: str | Path | None, options: Mapping[str,
     Raises:
         DataError: More bad rows than allowed, or a source that cannot be read.
     """
-    root = _writable(cache_folder(cache) / _FOLDER)
+    root = writable(cache_folder(cache) / _FOLDER)
     wanted = {"form": SCHEMA_NAME, **describe([source], **options)}
     key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:32]
     folder, note = root / key, root / f"{hashlib.sha256(os.path.abspath(source).encode()).hexdigest()[:32]}.json"
@@ -60,14 +60,16 @@ def prepared(source: str | Path, cache: str | Path | None, options: Mapping[str,
     return folder
 
 
-def _writable(folder: Path) -> Path:
+def writable(folder: Path) -> Path:
     """The folder, or one for temporary files where it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        other = Path(tempfile.gettempdir()) / f"mmtune-{os.getuid() if sys.platform != 'win32' else 'cache'}" / _FOLDER
+        other = (
+            Path(tempfile.gettempdir()) / f"mmtune-{os.getuid() if sys.platform != 'win32' else 'cache'}" / folder.name
+        )
         _LOG.warning("the data cache %s cannot be written to (%s): using %s", folder, error.strerror, other)
         other.mkdir(parents=True, exist_ok=True)
         return other

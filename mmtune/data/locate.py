@@ -147,7 +147,7 @@ def _nearby(path: Path) -> str:
     folder, wanted = path.parent, path.name
     while not folder.is_dir() and folder != folder.parent:
         folder, wanted = folder.parent, folder.name
-    guess = nearest(wanted, [entry.name for entry in folder.iterdir()])
+    guess = nearest(wanted, [entry.name for entry in folder.iterdir() if entry.name != wanted])
     if guess is None:
         return "check the path"
     rest = path.relative_to(folder / wanted) if folder != path.parent else None

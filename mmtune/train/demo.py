@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmtune.data.cache import cache_folder
+from mmtune.data.cache import cache_folder, writable
 from mmtune.nano.world.dataset import FORMAT, write_dataset
 from mmtune.train.files import writing
 
@@ -17,7 +17,10 @@ def demo_data(cache: str | None = None, *, train: int = 4000) -> Path:
     Raises:
         ResourceError: The cache cannot be written to.
     """
-    folder = cache_folder(cache) / f"nano-world-v{FORMAT}-{train}-{_SEED}"
+    name = f"nano-world-v{FORMAT}-{train}-{_SEED}"
+    folder = cache_folder(cache) / name
+    if cache is None and not (folder / "dataset.json").is_file():
+        folder = writable(cache_folder()) / name
     if not (folder / "dataset.json").is_file():
         with writing(folder):
             try:

@@ -51,7 +51,7 @@ def write_text(path: Path, text: str) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     with writing(path):
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:  # names of files may be no text
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -99,5 +99,7 @@ def _check_trackers(recipe: Recipe) -> None:
 
 def _not_installed(name: str, where: str) -> NotPossibleError:
     if name in _TRACKER_EXTRAS:
-        return MissingExtraError(f"run.trackers: {name}", name)
+        error = MissingExtraError(f"run.trackers: {name}", name)
+        error.where = where
+        return error
     return NotPossibleError(f"The tracker '{name}' is not installed.", where=where, fix=f"pip install {name}")

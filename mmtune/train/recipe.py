@@ -81,6 +81,7 @@ def resolve(
         _refuse_other_base(checkpoint, merged)
     if merged.get("method") is None:
         _refuse_unknown_sections(above)
+        _refuse_no_checkpoint(section(merged, "model").get("checkpoint"))
         raise UsageError("No method is named.", fix=f"mmtune {verb} --method vlora (or llava)", where="--method")
     model = section(merged, "model")
     unknown = model.get("checkpoint") is not None and checkpoint is None
@@ -197,6 +198,17 @@ def _refuse_unknown_sections(layers: Sequence[Layer]) -> None:
                 hint = f" Did you mean '{guess}'?" if guess else ""
                 fix = f"write '{guess}' instead of '{key}'" if guess else f"use one of: {', '.join(allowed)}"
                 raise RecipeError(f"Unknown key '{key}'.{hint}", where=layer.where(key), fix=fix, allowed=allowed)
+
+
+def _refuse_no_checkpoint(given: Any) -> None:
+    """A checkpoint that cannot be read names no method, which is then not what is missing."""
+    if given is None:
+        return
+    inside = Path(str(given)) / "model"
+    fix = "check the path, or for a hub id say which method it holds: --method vlora (or llava)"
+    if (inside / "config.json").is_file():
+        fix = f"--model {inside}"
+    raise CheckpointError(f"There is no model in '{given}'.", where="model.checkpoint (--model)", fix=fix)
 
 
 def _settle_roles(layers: Sequence[Layer], values: dict[str, Any]) -> None:

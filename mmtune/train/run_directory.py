@@ -30,6 +30,7 @@ class RunDirectory:
         self.checkpoints = folder / "checkpoints"
         self.model = folder / "model"
         self.metrics = folder / "metrics.jsonl"
+        self._log = folder / "log.txt"
 
     def status(self) -> dict[str, Any]:
         """What ``status.json`` says; empty when there is none or it is damaged."""
@@ -53,7 +54,7 @@ class RunDirectory:
 
     def log(self, text: str) -> None:
         """Append a line to ``log.txt``."""
-        with writing(self.folder / "log.txt"), (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+        with writing(self._log), self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{_now()} {text}\n")
 
     def keep_metrics(self, last_step: int) -> None:

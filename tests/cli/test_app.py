@@ -145,6 +145,11 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
         assert found.stderr == ""
 
 
+def test_closed_streams_are_no_error() -> None:
+    command = f"{sys.executable} -m mmtune presets --json <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], cwd=ROOT, check=False).returncode == 0
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_behind_stdout() -> None:
     command = [sys.executable, "-m", "mmtune", "presets", "--json"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmtune.core.errors import MMTuneError, RecipeError, UsageError
+from mmtune.core.errors import CheckpointError, MMTuneError, RecipeError, UsageError
 from mmtune.train.recipe import check_method_settings, difference, dump, recipe_hash, resolve
 
 
@@ -211,6 +211,16 @@ def test_flags_are_named_as_typed() -> None:
     with pytest.raises(RecipeError) as caught:
         resolve("finetune", overrides={"method": "vlora", "train.batch_size": 0})
     assert "--batch-size" in str(caught.value.where)
+
+
+def test_a_model_that_is_not_there_is_not_a_missing_method(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no model in 'gone'"):
+        resolve("finetune", overrides={"model.checkpoint": "gone"})
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError) as caught:
+        resolve("finetune", overrides={"model.checkpoint": str(tmp_path / "run")})
+    assert caught.value.fix == f"--model {tmp_path / 'run' / 'model'}"
 
 
 def test_no_method_and_unknown_names() -> None:

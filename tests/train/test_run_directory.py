@@ -99,6 +99,14 @@ def test_a_full_disk_is_a_reason_to_go_on(tmp_path: Path) -> None:
     assert not begins_anew(tmp_path / "run", RECIPE, "finetune", ["mmtune", "finetune", "a b"])
 
 
+def test_a_name_that_is_no_text_can_be_written_down(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_start(RECIPE, ["mmtune", "--output", "caf\udce9"], {})
+    run.log("caf\udce9")
+    assert "caf\\udce9" in (tmp_path / "command.txt").read_text()
+    assert "caf\\udce9" in (tmp_path / "log.txt").read_text()
+
+
 def test_clearing_keeps_the_lock(tmp_path: Path) -> None:
     run = finish(tmp_path / "run")
     with RunLock(run.folder):
