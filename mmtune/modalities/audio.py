@@ -105,6 +105,10 @@ class AudioModality(Modality):
             return [samples[: self.window]]
         return [samples[start : start + self.window] for start in range(0, len(samples), self.window)]
 
+    def preparation(self) -> Any:
+        """The encoder's own preparation of sounds."""
+        return self.extractor.to_dict()
+
     def positions(self, raw: Mapping[str, Tensor]) -> int:
         """P of one sound."""
         return int(raw["kept"].sum())

@@ -76,6 +76,13 @@ class Modality(ABC):
         except MediaError as error:
             return error
 
+    def preparation(self) -> Any:
+        """All that :meth:`load` follows from besides the item and the settings, as a JSON value.
+
+        None where that is not known; then features of its items are not kept between runs (``data.cache_features``).
+        """
+        return None
+
     def positions(self, raw: Mapping[str, Tensor]) -> int:
         """Encoder positions of one loaded item, known before the encoder runs."""
         return self.num_positions

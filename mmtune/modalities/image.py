@@ -174,6 +174,10 @@ class ImageModality(Modality):
         pixels: Tensor = self.processor(images=list(images), return_tensors="pt", **self._options)["pixel_values"]
         return pixels
 
+    def preparation(self) -> Any:
+        """The encoder's own preparation of pictures and its sizes."""
+        return [self.processor.to_dict(), self.encoder_config.to_dict()]
+
     def positions(self, raw: Mapping[str, Tensor]) -> int:
         """P of one picture; with ``anyres`` it depends on the picture."""
         return len(raw["layout"]) if "layout" in raw else self.num_positions

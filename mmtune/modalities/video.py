@@ -105,6 +105,10 @@ class FrameVideo(VideoModality):
         """Each frame as a picture of its own."""
         return torch.stack([self.picture.load(frame)["pixel_values"] for frame in frames])
 
+    def preparation(self) -> Any:
+        """That of a picture."""
+        return self.picture.preparation()
+
     def load_encoder(self, dtype: torch.dtype) -> nn.Module:
         """The image encoder."""
         return self.picture.load_encoder(dtype)

@@ -55,6 +55,10 @@ class XClipVideo(VideoModality):
         pixels: Tensor = prepared_frames(self.processor, frames)
         return pixels
 
+    def preparation(self) -> Any:
+        """X-CLIP's own preparation of frames, and their number."""
+        return [self.processor.to_dict(), self.num_frames]
+
     def load_encoder(self, dtype: torch.dtype) -> nn.Module:
         """Load the whole model: transformers has no class for its video half."""
         return load_weights(XCLIPModel, self.source, self.revision, "video encoder", dtype=dtype)

@@ -139,7 +139,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
         with torch.set_grad_enabled(trains):
             values, mask, breaks = self.method.encode(self.modalities[name], encoder, inputs)
-        return Features(values, inputs["owner"], mask, breaks)
+        return Features(values.contiguous(), inputs["owner"], mask, breaks)  # products round by the order in memory
 
     def _embed(
         self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, perception: Perception

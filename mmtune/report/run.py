@@ -112,6 +112,10 @@ def _figures(status: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> li
         found.append(
             {"name": "memory, MiB", "value": round(memory["measured_bytes"] / 2**20), "kind": "count", "note": note}
         )
+    features = status.get("features") or {}
+    if features:
+        note = f"from disk, {features['misses']:,} encoded, {features['bytes_read'] / 1e6:,.0f} MB read"
+        found.append({"name": "kept features", "value": features["hits"], "kind": "count", "note": note})
     validation = [(row["validation_loss"], row["step"]) for row in rows if row.get("validation_loss") is not None]
     if validation:
         best, step = min(validation)

@@ -62,7 +62,8 @@ def make_data(
     mixture = Mixture(tables, weights, recipe.train.seed)
     options = _encode_options(recipe, model, processor, display)
     workers = _workers(recipe.data.workers, device)
-    keep = 0 if workers or not _repeats(recipe, mixture) else _KEPT_BYTES
+    keeps_media = not recipe.data.cache_features  # features are kept instead
+    keep = _KEPT_BYTES if keeps_media and not workers and _repeats(recipe, mixture) else 0
     prints = [_fingerprint(table) for table in tables]
     cache = cache_folder(recipe.data.cache)
     measure = partial(measure_rows, mixture, tuple(prints), processor, options, cache)
@@ -76,7 +77,7 @@ def make_data(
         prints.append(_fingerprint(validation))
         own = partial(measure_rows, fixed, prints[-1:], processor, options, cache)
         alone = replace(_batching(recipe, fixed, own, display), accumulation=1)
-        encoding = Encoding(fixed, processor, options, _KEPT_BYTES // 4, packing=packing)
+        encoding = Encoding(fixed, processor, options, _KEPT_BYTES // 4 * keeps_media, packing=packing)
         checked = Feed(encoding, fixed, alone, 0)
     rejected = tuple(row.to_json() for table in tables for row in getattr(table, "rejected", ()))
     return Data(feed, checked, len(mixture), " ".join(prints), measure, rejected)

@@ -11,15 +11,17 @@ import torch
 from torch import nn
 
 from mmtune.core.errors import DataError, Interruption, MMTuneError, NotPossibleError, Stopped, UsageError
+from mmtune.core.memory import PeakMemory
 from mmtune.model.build import resolve_device
 from mmtune.train.data_setup import make_data
 from mmtune.train.display import Display, LoggingDisplay, RecordedDisplay, SilentDisplay
-from mmtune.train.foresight import foreseen, memory_in_use
+from mmtune.train.feature_setup import KeptFeatures, keep_features
+from mmtune.train.foresight import foreseen
 from mmtune.train.guards import Watchdog
 from mmtune.train.interrupt import StopRequest
 from mmtune.train.lock import RunLock
 from mmtune.train.loop import Crew, Loop, total_steps
-from mmtune.train.metrics import Clock, MetricsFile, restart_peak
+from mmtune.train.metrics import Clock, MetricsFile
 from mmtune.train.model_setup import make_model, refuse_impossible
 from mmtune.train.optim import parameter_groups
 from mmtune.train.outcome import components, result_of, write_report
@@ -102,10 +104,14 @@ class Job:
         self.device = self.accelerator.device if self.team.size > 1 else device
         self.display = display if self.team.is_main else SilentDisplay()
         self.clock = Clock()
+        self.memory = PeakMemory(self.device)
+        self.features: KeptFeatures | None = None
+        self.kept: dict[str, Any] = {}  # what the features' cache did
 
     def rehearse(self, folder: Path) -> dict[str, Any]:
         """Build everything and train nothing."""
-        self.build()
+        with self.memory:
+            self.build()
         self.display.note(
             f"{total_steps(self.recipe, self.data)} steps over {self.data.rows} rows; nothing was trained"
         )
@@ -118,11 +124,12 @@ class Job:
         loop: Loop | None = None
         try:
             self.team.on_main(lambda: self._write_start(run, command))
-            self.team.together(self.build)
             watchdog = Watchdog(run.folder / f"stacks-{self.team.rank}.txt", self.recipe.run.hang_minutes)
-            with watchdog.watching():
-                loop = self.make_loop(run, stop, watchdog)
-                return self._train(run, loop, stop)
+            with self.memory:
+                self.team.together(self.build)
+                with watchdog.watching():
+                    loop = self.make_loop(run, stop, watchdog)
+                    return self._train(run, loop, stop)
         except BaseException as error:
             self._note_end(run, loop, error)
             raise
@@ -136,15 +143,17 @@ class Job:
         """Make model and data."""
         recipe = self.recipe
         seed_everything(recipe.train)
-        restart_peak(self.device)
-        self.memory_before = memory_in_use(self.device)
         self.display.phase("model")
         if recipe.model.checkpoint is None and recipe.model.base == "nano":
             self.display.note("Base: the embedded nano language model (choose another with --base)")
         self.model, self.processor = make_model(recipe, self.precision, self.device)
         self.groups = parameter_groups(self.model.roles(), recipe.train)
         self.display.phase("data")
-        self.data = make_data(recipe, self.verb, self.model, self.processor, self.device, self.display)
+        self.features = keep_features(recipe, self.model, self.precision, self.device, self.team, self.display)
+        reading = self.processor if self.features is None else self.features.reading(self.processor)
+        self.data = make_data(recipe, self.verb, self.model, reading, self.device, self.display)
+        if self.features is not None:
+            self.features.check_room(self.data, self.display)
         self.data.share(self.team.rank, self.team.size)
         if recipe.save.best and self.data.validation is None:
             where = recipe.where("save.best")
@@ -187,6 +196,8 @@ class Job:
         finally:
             self.display.end()
         loop.end_tracking()
+        if self.features is not None:
+            self.kept = {"features": self.features.summary(self.team, self.display)}
         self.display.phase("save")
         loop.saver.write_model(run.model)
         return self.team.on_main(lambda: self._finish(run, loop, resumed_from))
@@ -194,7 +205,7 @@ class Job:
     def _finish(self, run: RunDirectory, loop: Loop, resumed_from: int | None) -> dict[str, Any]:
         result = {**self.result(run.folder, "completed", run, loop), "resumed_from": resumed_from}
         result["memory"] = foreseen(
-            self.recipe, self.precision, self.data, self.processor, run.rows(), self.device, self.memory_before
+            self.recipe, self.precision, self.data, self.processor, run.rows(), self.device, self.memory.bytes
         )
         run.set_status("completed", verb=self.verb, **{key: value for key, value in result.items() if key != "status"})
         self._report(run)
@@ -239,7 +250,7 @@ class Job:
             self.recipe, folder, status, groups=self.groups, data=self.data, device=self.device,
             seconds=self.clock.seconds, run=run, loop=loop,
         )  # fmt: skip
-        return {**found, "precision": self.precision, "processes": self.team.size}
+        return {**found, **self.kept, "precision": self.precision, "processes": self.team.size}
 
     def _note_end(self, run: RunDirectory, loop: Loop | None, cause: BaseException) -> None:
         """Say how it ended, even where the disk is full; of several processes the first that ends says it."""
