@@ -40,8 +40,8 @@ def laid_bare(model: nn.Module) -> Iterator[None]:
 
     Without it a library that gives modules a ``forward`` of its own would take the changes away in silence.
     """
-    found = [(module, vars(module).get("forward")) for module in model.modules()]
-    extended = [(module, forward.__self__) for module, forward in found if _is_extended(forward)]
+    owners = [(module, getattr(vars(module).get("forward"), "__self__", None)) for module in model.modules()]
+    extended = [(module, owner) for module, owner in owners if isinstance(owner, _Extension)]
     for module, extension in extended:
         module.forward = extension.inner
     try:
@@ -49,10 +49,6 @@ def laid_bare(model: nn.Module) -> Iterator[None]:
     finally:
         for module, extension in extended:
             extension.inner, module.forward = module.forward, extension.forward
-
-
-def _is_extended(forward: Any) -> bool:
-    return isinstance(getattr(forward, "__self__", None), _Extension)
 
 
 class _Extension:
