@@ -90,11 +90,15 @@ def _unscored(samples: Sequence[Sample], records: Sequence[Record]) -> Scores:
 
 
 def _grouped(sample: Sample, given: Any) -> Sample:
-    """The row with the group that it belongs to, and whether it is the one that the others rotate."""
-    number = int(sample.id) if sample.id.isdecimal() else None
-    group = str(given) if given is not None else str(number % ROTATION) if number is not None else sample.id
-    base = number is None or number < ROTATION
-    return replace(sample, extra={**sample.extra, "group": group, "base": base})
+    """The row with the group that it belongs to, and whether it is the one that the others rotate.
+
+    Args:
+        given: The index of that one, where the table names it; else indices tell.
+    """
+    group = str(given) if given is not None else sample.id
+    if given is None and sample.id.isdecimal():
+        group = str(int(sample.id) % ROTATION)
+    return replace(sample, extra={**sample.extra, "group": group, "base": group == sample.id})
 
 
 def _with_sizes(samples: Sequence[Sample]) -> list[Sample]:
