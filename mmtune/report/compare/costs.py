@@ -11,7 +11,7 @@ from mmtune.core.errors import MMTuneError
 from mmtune.report.compare.runs import Run, stages
 from mmtune.report.compare.speed import Measured
 from mmtune.train.display import SilentDisplay
-from mmtune.train.plan import refuse_quantised, rehearse_run, row_costs
+from mmtune.train.plan import rehearse_run, row_costs
 from mmtune.train.recipe import resolve
 
 _FROM_STATUS = ("trainable_parameters", "peak_memory_bytes", "device", "precision")
@@ -69,7 +69,6 @@ def training_flops_per_sample(run: Run) -> tuple[float | None, list[str]]:
     try:
         verb = str(run.status.get("verb") or "finetune")
         recipe = resolve(verb, file=run.folder / "recipe.yaml")
-        refuse_quantised(recipe)
         rehearsed = rehearse_run(recipe, verb, str(run.status.get("precision") or "fp32"), SilentDisplay())
         return row_costs(rehearsed, recipe)[1].step_flops, []
     except MMTuneError as error:
