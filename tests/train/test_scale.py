@@ -19,7 +19,7 @@ from tests.train.processes import train_together
 from tests.train.test_processes import SETTINGS, compare, rows
 
 Make = Callable[..., Recipe]
-HALF = 2e-3  # of losses near 5: products in bf16 are summed in another order when a batch is cut
+ROUNDING = 2**-8  # of bf16, relative: products are rounded differently when a batch is cut; float32 is held to 1e-5
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_bf16_with_checkpointing(recipe: Make, tmp_path: Path) -> None:
             train(wanted, output=tmp_path / f"{wanted.method}-one")
         for ours, theirs in zip(rows(tmp_path / f"{wanted.method}-one"), rows(tmp_path / f"{name}-two"), strict=True):
             assert ours["rows"] == theirs["rows"]
-            assert ours["loss"] == pytest.approx(theirs["loss"], abs=HALF), name
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=ROUNDING), name
 
 
 @pytest.mark.slow
