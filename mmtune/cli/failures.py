@@ -34,6 +34,9 @@ def explain(error: BaseException, *, verb: str | None, arguments: Sequence[str])
         return ResourceError(f"Out of memory: {_first_line(error)}", where=_place(verb), fix=_MEMORY_FIX)
     if isinstance(error, OSError):
         return _explain_os(error, verb)
+    if isinstance(error, UnicodeEncodeError):  # what the system gave as bytes that are no text
+        message = f"A name cannot be written as text: {error.object[:120]!r}."
+        return UsageError(message, where=_place(verb), fix="rename it, or use a UTF-8 locale: LC_ALL=C.UTF-8 mmtune …")
     if "os error 28" in str(error) or "failed writing file" in str(error):  # safetensors and torch hide the errno
         return ResourceError(f"The disk is full: {_first_line(error)}", where=_place(verb), fix=_SPACE_FIX)
     return _explain_network(error) or _explain_usage(error, verb, arguments)

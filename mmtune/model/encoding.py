@@ -215,6 +215,15 @@ def packed(batch: Batch) -> Batch:
     return found
 
 
+def row_lengths(batch: Batch) -> list[int]:
+    """Positions of every row of a batch, padding left out; also of rows that stand one behind the other."""
+    if len(batch["ids"]) == len(batch["input_ids"]):
+        return [int(length) for length in batch["attention_mask"].sum(-1)]
+    positions = batch["position_ids"][0]
+    starts = (positions == 0).nonzero()[:, 0].tolist()
+    return [end - start for start, end in zip(starts, [*starts[1:], len(positions)], strict=True)]
+
+
 def _padded(rows: Sequence[list[int]], length: int, value: int, side: str) -> Tensor:
     filled = torch.full((len(rows), length), value, dtype=torch.int64)
     for index, row in enumerate(rows):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mmtune.core.errors import NumericalError, ResourceError
-from mmtune.model.encoding import Batch
+from mmtune.model.encoding import Batch, row_lengths
 from mmtune.train.files import writing
 from mmtune.train.schema import TrainRecipe
 
@@ -31,12 +31,12 @@ def shown_ids(batches: Sequence[Batch]) -> str:
 
 def memory_error(batch: Batch, step: int, train: TrainRecipe) -> ResourceError:
     """Out of memory: with which rows, how long they are, and the setting that makes them fit."""
-    rows, length = batch["input_ids"].shape
-    lengths = batch["attention_mask"].sum(-1).tolist()
+    lengths = row_lengths(batch)
+    rows, length = len(lengths), max(lengths, default=0)
     smaller = max(1, train.batch_size // 2)
-    if train.tokens_per_batch is not None and rows > 1:
+    if rows > 1 and train.tokens_per_batch is not None:
         fix = f"--set train.tokens_per_batch={train.tokens_per_batch // 2}"
-    elif train.batch_size > 1:
+    elif rows > 1:
         more = train.accumulation * -(-train.batch_size // smaller)
         fix = f"--set train.batch_size={smaller} --set train.accumulation={more}"
     else:

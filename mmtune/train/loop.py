@@ -12,6 +12,7 @@ from torch import nn
 
 from mmtune.core.errors import Interruption
 from mmtune.core.memory import peak_memory_bytes
+from mmtune.model.encoding import row_lengths
 from mmtune.model.modeling import MMTuneModel
 from mmtune.train.checks import MovementCheck
 from mmtune.train.counts import count, usable
@@ -140,7 +141,7 @@ class Loop:
         loss, norm = float(sum(losses)), self._stepper.clip()
         sound = math.isfinite(loss) and math.isfinite(norm)
         faults = [] if sound else [self._stepper.first_fault(batch) for batch in batches]
-        lengths = [length for batch in batches for length in batch["attention_mask"].sum(-1).tolist()]
+        lengths = [length for batch in batches for length in row_lengths(batch)]
         return {
             "step": step,
             "redone_from": first,

@@ -55,6 +55,7 @@ OUTCOMES = [
     (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2, "usage"),
     (OSError(errno.ELOOP, "Too many levels of symbolic links", "x"), 2, "usage"),
     (RuntimeError("I/O error: No space left on device (os error 28)"), 5, "resources"),
+    (UnicodeEncodeError("utf-8", "caf\udce9", 3, 4, "surrogates not allowed"), 2, "usage"),
     (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 3, "data"),
     (ZeroDivisionError("division by zero"), 1, "internal"),
     (errors.MMTuneError("a fault of ours"), 1, "internal"),

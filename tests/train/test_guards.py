@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mmtune.core.errors import Interruption, NumericalError, UsageError
-from mmtune.model.encoding import Batch
+from mmtune.model.encoding import Batch, packed, row_lengths
 from mmtune.train.guards import Watchdog, first_non_finite, first_non_finite_gradient, memory_error
 from mmtune.train.recipe import Recipe
 from mmtune.train.replay import replay
@@ -76,6 +76,24 @@ def test_out_of_memory_names_the_setting(given: dict[str, Any], rows: int, fix: 
     error = memory_error(batch, 7, TrainRecipe(**given))
     assert fix in str(error.fix)
     assert (error.exit_code, "step 7" in error.message, "row-0" in str(error.where)) == (5, True, True)
+
+
+def test_out_of_memory_with_packed_rows_tells_each_of_them() -> None:
+    mask = torch.ones(2, 10, dtype=torch.long)
+    mask[0, 6:] = 0
+    batch = Batch(ids=["a", "b"], input_ids=mask, attention_mask=mask, labels=mask)
+    assert row_lengths(batch) == row_lengths(packed(batch)) == [6, 10]
+    error = memory_error(packed(batch), 7, TrainRecipe(tokens_per_batch=40, packing=True))
+    assert "2 rows of up to 10 tokens (lengths [6, 10])" in error.message
+    assert "train.tokens_per_batch=20" in str(error.fix)
+
+
+def test_a_packed_step_is_seen_again(recipe: Make, tmp_path: Path) -> None:
+    result = train(recipe(train__packing=True, train__max_steps=2), output=tmp_path)
+    seen = replay(tmp_path, 2, device="cpu")["replay"]
+    assert (seen["same_rows"], len(seen["ids"])) == (True, 3)
+    assert len(seen["lengths"]) == 3
+    assert seen["loss"] == pytest.approx(result["loss"]["last"], abs=1e-6)
 
 
 def test_a_broken_weight_stops_with_its_module(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
