@@ -101,8 +101,10 @@ def _check_complete(manifests: Sequence[dict[str, Any]], folders: Sequence[Path]
         )
     missing = sorted(set(range(1, count + 1)) - set(numbers))
     if missing or len(numbers) != count:
-        shown = f"missing: {', '.join(f'{number}/{count}' for number in missing)}" if missing else "one is given twice"
-        raise DataError(f"The slices are not complete: {shown}.", where=where, fix="name each slice once")
+        lacking = ", ".join(f"{number}/{count}" for number in missing)
+        shown = f"missing: {lacking}" if missing else "one is given twice"
+        fix = f"name the folders that --shard {lacking} made too" if missing else "name each slice once"
+        raise DataError(f"The slices are not complete: {shown}.", where=where, fix=fix)
     expected = _described(manifests[0])
     for manifest in manifests[1:]:
         differing = [name for name, value in _described(manifest).items() if value != expected[name]]

@@ -67,7 +67,7 @@ def _counts(samples: Sequence[Sample]) -> list[tuple[str, str]]:
     turns = [len(sample.turns) for sample in samples]
     media = [len(sample.media) for sample in samples]
     answers = [len(turn.text.split()) for sample in samples for turn in sample.turns if turn.role == "assistant"]
-    rows = [("turns a row", _spread(turns)), ("media a row", _spread(media)), ("words an answer", _spread(answers))]
+    rows = [("turns", _spread(turns)), ("media", _spread(media)), ("words an answer", _spread(answers))]
     text_only = sum(not number for number in media)
     if text_only:
         rows.append(("rows without media", f"{100 * text_only / len(samples):.0f} %"))

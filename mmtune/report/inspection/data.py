@@ -29,7 +29,7 @@ def inspect_data(
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     if manifest.get("slice") or not manifest.get("rows"):
         raise DataError("There are no rows to look at.", where=str(folder), fix="join the slices first")
-    table = load_samples(folder)
+    table = load_samples(folder, open_files=1)
     rows = []
     for index in spread(samples, len(table)):
         try:

@@ -97,7 +97,7 @@ def _count(row: Mapping[str, Any], found: Found) -> None:
     else:
         _extreme(found, "longest, in characters", -sum(len(text) for _, text in texts), row)
     if sizes:
-        numbers["kilobytes of media"] = sum(sizes) // 1000
+        numbers["kilobytes of media"] = math.ceil(sum(sizes) / 1000)
         _extreme(found, "largest media, in bytes", -sum(sizes), row)
     for name, number in numbers.items():
         found.values.setdefault(name, []).append(number)
