@@ -84,6 +84,8 @@ def test_two_methods_are_measured_side_by_side_and_nothing_is_done_twice(
     assert "VLoRA" in report
     assert "data:image/png;base64," in report
     assert "Which is better, and is it chance?" in report
+    assert json.loads(Path(found["comparison"]).read_text())["budget"]["matched"] == found["matched"]
+    assert "## Costs" in Path(found["markdown"]).read_text()
     assert (tmp_path / "out/runs/eval/vlora/test_heldout/scores.json").is_file()  # where `mmtune compare` finds it
 
     again = quickstart(output=tmp_path / "out", sizes=SIZES, **base)
