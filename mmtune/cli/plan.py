@@ -94,6 +94,8 @@ def plan_summary(found: dict[str, Any]) -> str:
         f"steps     {found['steps']}, about {duration(found['seconds_estimate'])}",
         f"disk      {found['disk_bytes'] / 1e6:.0f} MB",
     ]
+    if found["advice"]:
+        lines.append(f"to fit    {', '.join(found['advice'])}")
     if found["probe"]:
         lines.append(
             f"probe     {found['probe']['peak_bytes'] / 2**30:.2f} GiB measured, "

@@ -19,6 +19,8 @@ BITS = (4, 8)
 EXTRAS = {"bitsandbytes": "quant", "torchao": "torchao"}
 _GROUP = 32  # weights of torchao's 4 bits that share a scale
 _OUTLIERS = 6.0  # LLM.int8: features beyond it are computed in 16 bits
+_BLOCK, _OUTER_BLOCK = 64, 256  # NF4: numbers that share a constant, and constants that share one of their own
+_CODES = 4 * (16 + 256 + 1)  # both tables of values and the constants' mean, in float32
 
 
 def quantisation(
@@ -77,6 +79,20 @@ def _by_torchao(bits: int, device: torch.device) -> dict[str, Any]:
         else Int8WeightOnlyConfig()
     )
     return {"quantization_config": TorchAoConfig(kind), "device_map": {"": device}}
+
+
+def quantised_bytes(rows: int, columns: int, bits: int) -> int:
+    """Bytes of a matrix in 4 or 8 bits with its constants.
+
+    Source:
+        QLoRA (arXiv 2305.14314), section 3: NF4 in blocks of 64, their constants in 8 bits in blocks of 256;
+        LLM.int8 (arXiv 2208.07339): a constant for each row.
+    """
+    numbers = rows * columns
+    if bits == 8:
+        return numbers + 4 * rows
+    blocks = -(-numbers // _BLOCK)
+    return -(-numbers // 2) + blocks + 4 * -(-blocks // _OUTER_BLOCK) + _CODES
 
 
 @contextmanager

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from mmtune.core.errors import MMTuneError
 from mmtune.model.build import META
 from mmtune.model.kinds import with_own_names
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.train.data_setup import Data
+from mmtune.train.footprint import memory_of
 from mmtune.train.model_setup import make_model
-from mmtune.train.plan import memory_of
 from mmtune.train.recipe import Recipe
 from mmtune.train.rehearsal import Shape
 
@@ -24,6 +26,7 @@ def foreseen(
     data: Data,
     processor: MMTuneProcessor,
     rows: Sequence[Mapping[str, Any]],
+    device: torch.device,
     measured: int,
 ) -> dict[str, Any]:
     """Planned and measured growth of memory, in bytes; ``planned`` is None where nothing can be rehearsed.
@@ -35,7 +38,7 @@ def foreseen(
     try:
         shape = _largest(recipe, data, processor, rows)
         model, _ = make_model(recipe, precision, META)
-        planned = memory_of(recipe, precision, model, shape)[0].total if shape is not None else None
+        planned = memory_of(recipe, precision, model, shape, device.type)[0].total if shape is not None else None
     except (MMTuneError, RuntimeError, NotImplementedError):  # a model that cannot be rehearsed is still a good run
         planned = None
     return {"planned_bytes": planned, "measured_bytes": measured}
@@ -48,7 +51,8 @@ def _largest(recipe: Recipe, data: Data, processor: MMTuneProcessor, rows: Seque
         return None
     areas = [row["tokens"] / max(1e-6, 1.0 - row.get("padding", 0.0)) for row in steps]
     step, area = max(zip(steps, areas, strict=True), key=lambda pair: pair[1])
-    parts = recipe.train.accumulation * recipe.run.num_processes
+    size, accumulation = recipe.run.num_processes, recipe.train.accumulation
+    parts = accumulation if accumulation % size == 0 else accumulation * size  # as the processes share a step out
     count = max(1, round(step["samples"] / parts))
     media: dict[str, tuple[dict[str, Any], list[int]]] = {}
     for index in range(min(_LOOKED_AT, len(data.feed.mixture))):

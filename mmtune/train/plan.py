@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmtune.core.errors import DataError, NotPossibleError
-from mmtune.model.build import DTYPES, META
+from mmtune.core.errors import DataError
+from mmtune.model.build import META
 from mmtune.model.kinds import with_own_names
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
@@ -22,27 +22,13 @@ from mmtune.train.batching import RowLengths
 from mmtune.train.data_setup import Data, make_data
 from mmtune.train.devices import CARDS, Device
 from mmtune.train.display import Display
+from mmtune.train.footprint import Memory, memory_of, rows_of_process
 from mmtune.train.model_setup import make_model
-from mmtune.train.precision import base_dtype
 from mmtune.train.recipe import Recipe
 from mmtune.train.rehearsal import Cost, Shape, rehearse
 
-_MOMENTS = 2  # numbers that AdamW keeps of each trained one
-_FLOAT32 = 4
+_FLOAT32, _MOMENTS = 4, 2  # as a checkpoint keeps what is trained and what AdamW knows of it
 _UTILISATION = 0.4  # share of the peak rate that training reaches when nothing else is in its way
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes at the worst moment of a step, by kind."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    logits: int
-    encoder: int  # most while the encoders run; part of no sum, since it is over before the rest begins
-    total: int
 
 
 @dataclass(frozen=True)
@@ -76,13 +62,15 @@ def plan(
         NotPossibleError: A model that cannot be rehearsed.
         MMTuneError: Whatever the run itself would refuse.
     """
-    found = rehearse_run(recipe, verb, precision, display)
+    found = rehearse_run(recipe, verb, precision, display, device.kind)
     one, mean = row_costs(found, recipe)
     steps, positions = _extent(recipe, found)
     per_position = found.cost.step_flops / (found.worst.rows * found.worst.positions)
     devices = [*([] if device.name in CARDS else [device]), *CARDS.values()]
+    fits = [_fit(card, found, one) for card in devices]
+    here = next(row for row in fits if row["device"] == device.name)
     values = {
-        "fits": found.memory.total <= device.usable,
+        "fits": here["fits"],
         "device": device.name,
         "device_bytes": device.memory,
         "precision": precision,
@@ -100,62 +88,27 @@ def plan(
         "steps": steps,
         "seconds_estimate": round(per_position * positions / (device.rate * _UTILISATION), 1),
         "disk_bytes": _disk(recipe, found.trainable),
-        "devices": [_fit(card, found, one) for card in devices],
+        "devices": fits,
+        "advice": _advice(recipe, here, any(row["fits"] for row in fits)),
         "probe": None,
     }
     return values, found
 
 
-def rehearse_run(recipe: Recipe, verb: str, precision: str, display: Display) -> Rehearsed:
+def rehearse_run(recipe: Recipe, verb: str, precision: str, display: Display, kind: str = "cpu") -> Rehearsed:
     """Build the model without weights, read the data's lengths, and rehearse the largest micro-batch."""
     display.phase("model")
     model, processor = make_model(recipe, precision, META)
     display.phase("data")
     data = make_data(recipe, verb, model, processor, torch.device("cpu"), display)
     lengths = data.measure()
-    rows = _largest(data, lengths)
+    largest = _largest(data, lengths)
+    rows = sorted(largest, key=lambda row: -int(lengths.positions[row]))[: rows_of_process(recipe, len(largest))]
     worst = _shape(data, lengths, rows, processor)
     display.phase("rehearsal")
-    return rehearsed(recipe, precision, model, data, lengths, rows, worst)
-
-
-def rehearsed(
-    recipe: Recipe, precision: str, model: MMTuneModel, data: Data, lengths: RowLengths, rows: list[int], worst: Shape
-) -> Rehearsed:
-    """Rehearse a step and sum up."""
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    memory, cost = memory_of(recipe, precision, model, worst)
+    memory, cost = memory_of(recipe, precision, model, worst, kind)
     return Rehearsed(model, data, lengths, worst, rows, cost, memory, trainable)
-
-
-def memory_of(recipe: Recipe, precision: str, model: MMTuneModel, shape: Shape) -> tuple[Memory, Cost]:
-    """Memory of a step by kind; the model, on the meta device, is turned into the dtype that the step computes in."""
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    stored = sum(p.numel() * p.element_size() for p in model.parameters()) + _buffer_bytes(model)
-    dtype = DTYPES[base_dtype(precision, [])]
-    if dtype != torch.float32:
-        stored += trainable * dtype.itemsize  # autocast's own copies, kept until the step is over
-    model.to(dtype)
-    cost = rehearse(model, shape, checkpointing=recipe.train.gradient_checkpointing)
-    gradients = trainable * _FLOAT32
-    optimizer = trainable * _MOMENTS * (1 if recipe.train.optimizer == "adamw_8bit" else _FLOAT32)
-    during = cost.with_gradients
-    if recipe.train.accumulation > 1:  # gradients of earlier micro-batches are there all the time
-        during = cost.activations + cost.logits + gradients
-    memory = Memory(
-        weights=stored,
-        gradients=gradients,
-        optimizer=optimizer,
-        activations=max(0, during - gradients - cost.logits),
-        logits=cost.logits,
-        encoder=cost.encoder,
-        total=stored + optimizer + max(during, gradients),
-    )
-    return memory, cost
-
-
-def _buffer_bytes(model: MMTuneModel) -> int:
-    return sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
 
 
 def _largest(data: Data, lengths: RowLengths) -> list[int]:
@@ -220,36 +173,46 @@ def _histogram(lengths: RowLengths) -> dict[str, int]:
     }
 
 
+def _needed(memory: Memory, device: Device) -> int:
+    """What counts on a device: accelerators have no heap of the C library, and a reserve for their own libraries."""
+    return memory.total if device.kind == "cpu" else memory.tensors
+
+
 def _fit(device: Device, found: Rehearsed, one: Cost) -> dict[str, Any]:
     """Whether the plan fits a device, and how many of the longest rows would."""
     rows = found.worst.rows
-    whole, alone = (cost.activations + cost.logits for cost in (found.cost, one))
+    holes = found.memory.holes / max(1, found.cost.activations + found.cost.logits) if device.kind == "cpu" else 0.0
+    whole, alone = ((cost.activations + cost.logits) * (1 + holes) for cost in (found.cost, one))
     each = (whole - alone) / (rows - 1) if rows > 1 else alone
-    fixed = found.memory.total - whole
-    most = math.floor((device.usable - fixed - alone) / each) + 1 if each > 0 else 0
+    needed = _needed(found.memory, device)
+    most = math.floor((device.usable - (needed - whole) - alone) / each) + 1 if each > 0 else 0
     return {
         "device": device.name,
         "memory": device.memory,
-        "fits": found.memory.total <= device.usable,
+        "fits": needed <= device.usable,
         "batch_size": max(0, most),
     }
+
+
+def _advice(recipe: Recipe, here: dict[str, Any], anywhere: bool) -> list[str]:
+    """What to change, the least costly first, where a plan does not fit its device."""
+    if here["fits"]:
+        return []
+    size = recipe.run.num_processes
+    rows = here["batch_size"] * (1 if recipe.train.accumulation % size == 0 else size)
+    given = recipe.train.tokens_per_batch is None
+    found = [f"--batch-size {rows}"] if rows and given else []
+    if not rows or not given:
+        found += [] if given else ["a smaller train.tokens_per_batch"]
+        found += [] if recipe.train.gradient_checkpointing else ["--set train.gradient_checkpointing=true"]
+        found += {"full": ["--tune lora"], "lora": ["--tune qlora"]}.get(recipe.tune.kind, [])
+        if recipe.run.strategy == "ddp" and recipe.tune.kind != "qlora":
+            found.append(f"--num-processes {max(2, 2 * size)} --set run.strategy=fsdp")
+        found += ["a smaller data.max_length"] if not anywhere else []
+    return found
 
 
 def _disk(recipe: Recipe, trainable: int) -> int:
     """Checkpoints that are kept, the one being written, the best, and the model itself."""
     checkpoint = trainable * _FLOAT32 * (1 + _MOMENTS)
     return checkpoint * (recipe.save.keep + 1) + 2 * trainable * _FLOAT32
-
-
-def refuse_quantised(recipe: Recipe) -> None:
-    """Say that 4- and 8-bit bases are not planned.
-
-    Raises:
-        NotPossibleError: The recipe asks for one.
-    """
-    if recipe.tune.kind == "qlora":
-        raise NotPossibleError(
-            "Quantised bases cannot be planned on the meta device.",
-            where=recipe.where("tune.kind"),
-            fix="plan with --tune lora and take three quarters of the language model's weights off",
-        )

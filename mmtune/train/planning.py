@@ -10,7 +10,7 @@ from mmtune.core.errors import NotPossibleError
 from mmtune.model.build import resolve_device
 from mmtune.train.devices import planned_device
 from mmtune.train.display import Display, LoggingDisplay
-from mmtune.train.plan import plan, refuse_quantised
+from mmtune.train.plan import plan
 from mmtune.train.precision import choose_precision
 from mmtune.train.probe import probe
 from mmtune.train.recipe import Recipe, check_consistency, check_method_settings
@@ -32,17 +32,21 @@ def planned(
 
     Raises:
         UsageError: No such target.
-        NotPossibleError: A probe for a device that is not here, a quantised base, or a model that decides by values.
+        NotPossibleError: A probe for a device that is not here, or a model that decides by values.
         MMTuneError: Whatever the run itself would refuse.
     """
     check_consistency(recipe)
     check_method_settings(recipe)
-    refuse_quantised(recipe)
     device = planned_device(target, recipe.run.device)
     here = target == "auto" or (target == "cpu" and recipe.run.device in ("auto", "cpu"))
     if run_probe and not here:
         raise NotPossibleError(
             f"A probe runs on this machine, the plan is for '{target}'.", where="--probe", fix="--target auto"
+        )
+    if run_probe and recipe.run.num_processes > 1 and recipe.run.strategy != "ddp":
+        where = recipe.where("run.strategy")
+        raise NotPossibleError(
+            "A probe is one process; it cannot hold the shares of several.", where=where, fix="plan without --probe"
         )
     precision = recipe.train.precision
     if precision == "auto":

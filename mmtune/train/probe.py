@@ -37,7 +37,7 @@ def probe(
         model, _ = make_model(recipe, precision, device)
         groups = parameter_groups(model.roles(), recipe.train)
         accelerator = make_accelerator(recipe, precision, device)
-        optimizer = accelerator.prepare_optimizer(make_optimizer(groups, recipe.train.betas))
+        optimizer = accelerator.prepare_optimizer(make_optimizer(groups, recipe.train.betas, recipe.train.optimizer))
         found: MicroBatch = data.feed.encoding.collate([data.feed.encoding[row] for row in rows])
         if found.batch is None:
             raise found.rejected[0].error

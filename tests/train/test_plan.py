@@ -142,8 +142,8 @@ def test_refusals(recipe: Make, tmp_path: Path) -> None:
         planned(recipe(), target="h2000")
     with pytest.raises(NotPossibleError, match="this machine"):
         planned(recipe(), target="h200", run_probe=True)
-    with pytest.raises(NotPossibleError, match="Quantised"):
-        planned(recipe(tune__kind="qlora"), target="h200")
+    with pytest.raises(NotPossibleError, match="shares"):
+        planned(recipe(run__num_processes=2, run__strategy="fsdp"), target="cpu", run_probe=True)
 
 
 def test_a_run_tells_what_was_planned_and_what_it_took(recipe: Make, tmp_path: Path) -> None:
