@@ -80,39 +80,35 @@ class _Routed:
         self.folded: tuple[Tensor, FoldedAdapter] | None = None  # the adapter for the routes it was folded with
 
     def adapt(self, _: Tensor, output: Tensor) -> Tensor:
-        weights = self._weights(output)
+        perception = self.slot.perception
+        if perception is None:
+            return output
+        if perception.decisions is not None:
+            return self._decided(output, perception.decisions)
+        weights = perception.routes.get(self.name)
         if weights is None:
             return output
-        samples, rows = weights.shape[0], output.shape[0]
-        if rows % samples:
+        if output.shape[0] % weights.shape[0]:
             raise ShapeError(
-                f"{rows} rows cannot be shared out among the routes of {samples} samples.",
+                f"{output.shape[0]} rows cannot be shared out among the routes of {weights.shape[0]} samples.",
                 where=self.name,
                 fix="give one route per sample, or a whole number of beams per sample",
             )
-        if self._may_fold():
-            if self.folded is None or self.folded[0] is not weights or self.folded[1].a.dtype != output.dtype:
-                self.folded = weights, self.adapter.fold(weights, output.dtype)
-            return self.folded[1](output)
+        if torch.is_grad_enabled() or self.adapter.training or torch.is_autocast_enabled():
+            self.folded = None
+            weights = weights.repeat_interleave(output.shape[0] // weights.shape[0], dim=0)  # beams beside each other
+            adapted: Tensor = self.adapter(output, weights.unsqueeze(1))
+            return adapted
+        # Answering meets the same routes at every step, so that mixing the experts once is enough.
+        if self.folded is None or self.folded[0] is not weights or self.folded[1].a.dtype != output.dtype:
+            self.folded = weights, self.adapter.fold(weights, output.dtype)
+        return self.folded[1](output)
+
+    def _decided(self, output: Tensor, decisions: dict[str, Tensor]) -> Tensor:
         self.folded = None
-        weights = weights.repeat_interleave(rows // samples, dim=0)  # beams stand beside each other
+        weights = decisions[self.name] = self.adapter.route(output[:, 0])  # [B, E]
         adapted: Tensor = self.adapter(output, weights.unsqueeze(1))
         return adapted
-
-    def _may_fold(self) -> bool:
-        """Answering meets the same routes at every step, so that mixing the experts once is enough."""
-        deciding = self.slot.perception is not None and self.slot.perception.decisions is not None
-        return not (deciding or torch.is_grad_enabled() or self.adapter.training or torch.is_autocast_enabled())
-
-    def _weights(self, output: Tensor) -> Tensor | None:
-        perception = self.slot.perception
-        if perception is None:
-            return None
-        if perception.decisions is None:
-            return perception.routes.get(self.name)
-        weights = self.adapter.route(output[:, 0])  # [B, E]
-        perception.decisions[self.name] = weights
-        return weights
 
 
 class _SelfRouted:

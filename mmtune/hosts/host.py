@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
@@ -14,7 +13,6 @@ from transformers.pytorch_utils import Conv1D
 
 from mmtune.core.conditioning import Slot
 from mmtune.core.errors import NotPossibleError
-from mmtune.core.perception import LowRank
 from mmtune.hosts.extension import extend
 from mmtune.hosts.layout import LAYOUTS, LLAMA, Absent, Fused, Span
 from mmtune.nn.lowrank import add_low_rank, apply_low_rank
@@ -201,24 +199,11 @@ class _SiteUpdate:
         self.entered: Tensor | None = None  # the input of the span that is under way, None between calls
 
     def add(self, x: Tensor, output: Tensor) -> Tensor:
-        delta = self._delta()
-        return output if delta is None else self._added(x, delta, output)
-
-    def keep(self, x: Tensor, output: Tensor) -> Tensor:
-        self.entered = None if self._delta() is None else x
-        return output
-
-    def add_to_last(self, _: Tensor, output: Tensor) -> Tensor:
-        delta, x = self._delta(), self.entered
-        self.entered = None
-        return output if delta is None or x is None else self._added(x, delta, output)
-
-    def _delta(self) -> LowRank | None:
         perception = self.slot.perception
-        return None if perception is None else perception.deltas.get(self.name)
-
-    def _added(self, x: Tensor, delta: LowRank, output: Tensor) -> Tensor:
-        if not torch.is_tensor(output):
+        delta = None if perception is None else perception.deltas.get(self.name)
+        if delta is None:
+            return output
+        if not isinstance(output, Tensor):
             raise NotPossibleError(
                 f"The module at {self.name} returns more than one tensor, so nothing can be added to it.",
                 where=self.name,
@@ -227,6 +212,14 @@ class _SiteUpdate:
         if self.columns is None:
             return add_low_rank(output, x, delta)
         return output + self.columns.widen(apply_low_rank(x, delta).to(output.dtype))
+
+    def keep(self, x: Tensor, output: Tensor) -> Tensor:
+        self.entered = None if self.slot.perception is None else x
+        return output
+
+    def add_to_last(self, _: Tensor, output: Tensor) -> Tensor:
+        x, self.entered = self.entered, None
+        return output if x is None else self.add(x, output)
 
 
 def _features(module: nn.Module, name: str) -> tuple[int, int]:
