@@ -36,7 +36,7 @@ class COCOCaption(PublicBenchmark):
     def tsv_row(self, row: Row, pictures: list[Any]) -> Sample:
         index = str(column(row, "index"))
         names = {"index": index} | ({"image_id": str(row["image_id"])} if row.get("image_id") else {})
-        return _row(index, pictures, row.get("answer"), names)
+        return _row(index, pictures, row.get("answer"), names, str(row.get("question") or CAPTION))
 
     def parquet_rows(self, rows: Sequence[Row], pictures: Pictures) -> list[Sample]:
         found = []
@@ -83,8 +83,8 @@ class COCOCaption(PublicBenchmark):
         return Scores(scores, items, confidence, scorer=f"{self.scorer}; {tokenize.name}")
 
 
-def _row(id: str, pictures: list[Any], answers: Any, names: Mapping[str, str]) -> Sample:
-    return question(id, CAPTION, pictures, answer=golds_of(answers), names=dict(names), cluster=id)
+def _row(id: str, pictures: list[Any], answers: Any, names: Mapping[str, str], prompt: str = CAPTION) -> Sample:
+    return question(id, prompt, pictures, answer=golds_of(answers), names=dict(names), cluster=id)
 
 
 def _item(sample: Sample, record: Record, caption: str, scores: Mapping[str, float]) -> dict[str, Any]:

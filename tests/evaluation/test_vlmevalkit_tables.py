@@ -1,4 +1,4 @@
-"""``--pandas-na``: what becomes of options, categories and answers that pandas reads as empty, as VLMEvalKit has it."""
+"""Tables as VLMEvalKit has them: what pandas reads as empty, and questions of the table's own."""
 
 from __future__ import annotations
 
@@ -32,3 +32,11 @@ def test_mmmu_asks_openly_where_the_first_option_is_empty(tmp_path: Path) -> Non
     assert sample.extra["options"] == {"A": "C", "B": "Other Answers", "C": "three"}
     assert sample.extra["answer"] == "C"
     assert "B. two\nC. three\n" in sample.turns[0].text, "what is left of the options is shown"
+
+
+def test_captions_are_asked_for_as_the_table_says(tmp_path: Path) -> None:
+    row = {"index": 1, "answer": "['a dog']", "image": picture()}
+    (plain,) = read(tmp_path / "COCO_VAL.tsv", "coco_caption", [row]).samples
+    assert plain.turns[0].text.startswith("Please describe this image in general.")
+    (asked,) = read(tmp_path / "COCO_VAL.tsv", "coco_caption", [row | {"question": "What do you see?"}]).samples
+    assert asked.turns[0].text == "What do you see?"
