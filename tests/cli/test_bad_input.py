@@ -77,6 +77,7 @@ def test_unknown_names_of_other_verbs(mmtune: Run, data: Path) -> None:
     expect(mmtune("prepare-data", data, "--output", "y", "--check-media", "decod", "--json"), 2, "'decode'")
     expect(mmtune("prepare-data", data, "--output", "y", "--format", "lava", "--json"), 2, "Did you mean 'llava'?")
     expect(mmtune("prepare-data", data, "--output", "y", "--split", "train=2", "--json"), 2, where="--split")
+    expect(mmtune("prepare-data", data, "--output", "y", "--model", "./none", "--json"), 3, where="--model")
     for shard in ("0/4", "5/4", "a/b", "3"):
         expect(mmtune("prepare-data", data, "--output", "y", "--shard", shard, "--json"), 2, where="--shard")
 
