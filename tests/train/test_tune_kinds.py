@@ -94,7 +94,6 @@ def test_an_adapter_of_a_base_in_four_bits_fits_the_base_in_sixteen(recipe: Make
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"run__strategy": "zero3"}, NotPossibleError),
         ({"run__offload": True}, NotPossibleError),
         ({"run__strategy": "fsdp", "train__roles": ["method", "encoder"]}, NotPossibleError),
         ({"run__strategy": "fsdp", "tune__kind": "lora", "tune__targets": "encoder-linear"}, NotPossibleError),
