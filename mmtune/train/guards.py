@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import faulthandler
 import math
+import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +23,7 @@ from mmtune.train.files import writing
 from mmtune.train.schema import TrainRecipe
 
 _SHOWN_IDS = 16
+_PATIENCE_S = 60.0  # beyond two hangs, until the watching thread counts as kept from running
 _NUMERICAL_FIX = "lower train.learning_rate, use train.precision=fp32, or look at these rows"
 
 
@@ -106,6 +111,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 class Watchdog:
     """Writes the stacks of all threads to a file when nothing has happened for a while; the run itself goes on.
 
+    A thread of Python's own does it, between two steps of the interpreter: read from outside, the stacks of threads
+    that are at work can end the process. Only where that thread is kept from running does faulthandler write instead.
+
     Args:
         path: Written to only when there is something to tell, apart from being made.
         minutes: Time between two beats that counts as a hang; None never does.
@@ -114,7 +122,8 @@ class Watchdog:
     def __init__(self, path: Path, minutes: float | None) -> None:
         self._path = path
         self._seconds = math.inf if minutes is None else minutes * 60
-        self._file: TextIO | None = None
+        self._last = 0.0
+        self._end = threading.Event()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -123,18 +132,42 @@ class Watchdog:
             yield
             return
         with writing(self._path):
-            self._file = self._path.open("a", encoding="utf-8")
+            file = self._path.open("a", encoding="utf-8", errors="backslashreplace")
+        self.beat()
+        self._end.clear()
+        thread = threading.Thread(target=self._watch, args=(file,), name="watchdog", daemon=True)
+        thread.start()
         try:
-            self.beat()
             yield
         finally:
+            self._end.set()
+            thread.join()
             faulthandler.cancel_dump_traceback_later()
-            self._file.close()
-            self._file = None
+            with suppress(OSError):
+                file.close()
             if not self._path.stat().st_size:
                 self._path.unlink()
 
     def beat(self) -> None:
         """Something happened."""
-        if self._file is not None:
-            faulthandler.dump_traceback_later(self._seconds, file=self._file)
+        self._last = time.monotonic()
+
+    def _watch(self, file: TextIO) -> None:
+        while True:
+            faulthandler.dump_traceback_later(2 * self._seconds + _PATIENCE_S, file=file)
+            if self._end.wait(max(0.0, self._last + self._seconds - time.monotonic())):
+                return
+            if time.monotonic() - self._last >= self._seconds:
+                with suppress(OSError):  # a full disk is told where the run itself writes
+                    file.write(_stacks(self._seconds))
+                    file.flush()
+                self.beat()
+
+
+def _stacks(seconds: float) -> str:
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    found = [f"{time.strftime('%Y-%m-%d %H:%M:%S')} nothing has happened for {seconds:g} s\n"]
+    for ident, frame in sys._current_frames().items():
+        if ident != threading.get_ident():
+            found += [f"thread {names.get(ident, ident)}:\n", *traceback.format_stack(frame)]
+    return "".join(found)

@@ -139,6 +139,17 @@ def test_a_hang_leaves_stacks(tmp_path: Path) -> None:
     assert not quick.exists()
 
 
+def test_stacks_of_threads_at_work_do_no_harm(tmp_path: Path) -> None:
+    def deep(left: int) -> int:
+        return 0 if not left else deep(left - 1)
+
+    with Watchdog(tmp_path / "stacks.txt", 1e-4 / 60).watching():
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            deep(50)
+    assert (tmp_path / "stacks.txt").read_text().count("nothing has happened") > 5
+
+
 def test_a_signal_does_not_wait_for_the_end_of_a_long_step(
     recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
