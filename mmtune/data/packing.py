@@ -8,6 +8,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -229,11 +230,12 @@ class _Lists:
                 self._files[1].write(json.dumps(entry, ensure_ascii=True) + "\n")
 
 
-def read_rejected(folder: Path) -> list[Rejected]:
+def read_rejected(folder: Path) -> Iterator[Rejected]:
     """The rows that were rejected when a folder was prepared."""
     path = folder / REJECTED
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [Rejected.from_json(json.loads(line)) for line in lines]
+    with path.open(encoding="utf-8") if path.is_file() else nullcontext(()) as lines:
+        for line in lines:
+            yield Rejected.from_json(json.loads(line))
 
 
 def replace_folder(working: Path, target: Path) -> None:
