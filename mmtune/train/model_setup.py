@@ -30,6 +30,12 @@ def refuse_impossible(recipe: Recipe, device: torch.device) -> None:
     """
     refuse_method(recipe)
     refuse_kernels(recipe, device)
+    if recipe.train.compile and recipe.train.gradient_checkpointing:
+        raise NotPossibleError(
+            "torch.compile does not take the context in which checkpointing binds perception again (docs/adr/0003).",
+            where=recipe.where("train.compile"),
+            fix="--set train.compile=false, or --set train.gradient_checkpointing=false",
+        )
     refuse_features(recipe)
     if recipe.train.optimizer == "adamw_8bit":
         require_8bit()

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmtune.methods import METHODS
+from mmtune.model.modeling import MMTuneModel
 from mmtune.testing.bench import open_bench
 from mmtune.train.recipe import Recipe
 from mmtune.train.run import train
@@ -30,20 +31,38 @@ def _fresh_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.compiler.reset()
 
 
+def compare(recipe: Recipe, folder: Path) -> None:
+    for name, compiles in (("eager", False), ("compiled", True)):
+        changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"compile": compiles})})
+        train(changed, output=folder / name)
+    for ours, theirs in zip(rows(folder / "eager"), rows(folder / "compiled"), strict=True):
+        assert ours["rows"] == theirs["rows"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=TOLERANCE)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", METHODS.names())
 def test_compiled_runs_lose_as_much_as_eager_ones(
-    method: str, checkpointing: bool, recipe: Make, tmp_path: Path
+    method: str, checkpointing: bool, recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared: dict[str, Any] = {"tune__kind": "lora", "tune__dropout": 0.0, "train__max_steps": 6}
-    shared.update({"train__gradient_checkpointing": checkpointing}, **SETTINGS.get(method, {}))
-    for name, compiles in (("eager", False), ("compiled", True)):
-        train(recipe(method, **shared, train__compile=compiles), output=tmp_path / name)
-    for ours, theirs in zip(rows(tmp_path / "eager"), rows(tmp_path / "compiled"), strict=True):
-        assert ours["rows"] == theirs["rows"]
-        assert ours["loss"] == pytest.approx(theirs["loss"], abs=TOLERANCE)
+    """Graphs of forward and backward as they are traced, before they become machine code."""
+    compiled: list[nn.Module] = []
+
+    def trace(self: nn.Module) -> None:
+        compiled.append(self)
+        nn.Module.compile(self, backend="aot_eager")
+
+    monkeypatch.setattr(MMTuneModel, "compile", trace)
+    shared: dict[str, Any] = {"tune__kind": "lora", "tune__dropout": 0.0, "train__max_steps": 3}
+    compare(recipe(method, **shared, train__gradient_checkpointing=checkpointing, **SETTINGS.get(method, {})), tmp_path)
+    assert len(compiled) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_machine_code_too(recipe: Make, tmp_path: Path) -> None:
+    compare(recipe("llava", train__max_steps=2), tmp_path)
 
 
 @pytest.mark.parametrize("method", ["vlora", "lavin"])
