@@ -14,7 +14,7 @@ import copy
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from transformers.generation.streamers import BaseStreamer
 
 NEW = 64
 TEXT = 64
-ROUNDS = {"nano": 25, "100m": 4}
+ROUNDS = {"nano": 16, "100m": 3}
 BATCH = 8
+FILE = "generation.json"
 
 
 def main() -> None:
@@ -39,16 +40,28 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for generation.md and generation.json [default: none]")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    load = psutil.getloadavg()[0]
-    cases = [measure(base, method) for base in arguments.base or ROUNDS for method in METHODS]
-    environment = {**describe(), "threads": arguments.threads, "load": [load, psutil.getloadavg()[0]]}
-    text = render(environment, cases)
+    bases = arguments.base or list(ROUNDS)
+    cases = kept_cases(arguments.output, bases)
+    for base in bases:
+        load = psutil.getloadavg()[0]
+        found = [measure(base, method) for method in METHODS]
+        environment = {**describe(), "threads": arguments.threads, "load": [load, psutil.getloadavg()[0]]}
+        cases += [{**case, "environment": environment} for case in found]
+    cases.sort(key=lambda case: list(ROUNDS).index(case["base"]))
+    text = render(cases)
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        kept = {"environment": environment, "cases": cases}
-        (arguments.output / "generation.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        (arguments.output / FILE).write_text(json.dumps({"cases": cases}, indent=1) + "\n", encoding="utf-8")
         (arguments.output / "generation.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def kept_cases(folder: Path | None, bases: Sequence[str]) -> list[dict[str, Any]]:
+    """What an earlier run has left of the bases that are not measured now."""
+    if folder is None or not (folder / FILE).exists():
+        return []
+    cases: list[dict[str, Any]] = json.loads((folder / FILE).read_text(encoding="utf-8"))["cases"]
+    return [case for case in cases if case["base"] not in bases]
 
 
 def measure(base: str, method: str) -> dict[str, Any]:
@@ -72,7 +85,8 @@ def measure(base: str, method: str) -> dict[str, Any]:
             embeddings = model.host.input_embeddings(ids).detach()
             given = {"inputs_embeds": embeddings, "attention_mask": batch["attention_mask"]}
             contestants["bare"] = lambda clock, given=given: bare.generate(**given, **options, streamer=clock)
-    seconds = take_turns(contestants, ROUNDS[base])  # of each token
+    alone = {name: contestants.pop(name) for name in [str(BATCH)]}  # a batch would wash the others out of the cache
+    seconds = {**take_turns(contestants, ROUNDS[base]), **take_turns(alone, 2)}  # of each token
     decoding, bare_decoding = sum(seconds["1"][1:]), sum(seconds["bare"][1:])
     return {
         "base": base,
@@ -115,8 +129,9 @@ def take_turns(contestants: Mapping[str, Callable[[Clock], Any]], rounds: int) -
     return {name: [min(times) for times in zip(*turns[1:], strict=True)] for name, turns in found.items()}
 
 
-def render(environment: Mapping[str, Any], cases: list[dict[str, Any]]) -> str:
+def render(cases: list[dict[str, Any]]) -> str:
     """The table and what it was measured on."""
+    environments = {BASES[case["base"]]: case["environment"] for case in cases}
     rows = [
         {
             "base": BASES[case["base"]],
@@ -130,14 +145,11 @@ def render(environment: Mapping[str, Any], cases: list[dict[str, Any]]) -> str:
         }
         for case in cases
     ]
-    machine = ", ".join(f"{name} {value}" for name, value in environment.items() if name != "load")
-    first, last = environment["load"]
     return "\n".join(
         [
             "# Answering measured",
             "",
-            f"{machine}; load average {first:.1f} to {last:.1f}.",
-            "",
+            *(f"{base}: {_machine(environment)}\n" for base, environment in environments.items()),
             f"float32, greedy, {TEXT} text tokens and one picture, {NEW} new tokens, processor seconds,",
             "each token the fastest of several rounds. The first token includes the encoder; the bare model continues",
             "a prompt as long.",
@@ -146,6 +158,12 @@ def render(environment: Mapping[str, Any], cases: list[dict[str, Any]]) -> str:
             "",
         ]
     )
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    first, last = environment["load"]
+    known = ", ".join(f"{name} {value}" for name, value in environment.items() if name != "load")
+    return f"{known}; load average {first:.1f} to {last:.1f}."
 
 
 if __name__ == "__main__":
