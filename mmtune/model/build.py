@@ -23,7 +23,7 @@ from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor, load_tokenizer
 from mmtune.model.processor_files import slots_of
 from mmtune.model.quantised import quantisation, quantising
-from mmtune.model.sources import NANO, loading_error, read_modality, resolve_source
+from mmtune.model.sources import NANO, loading_error, read_modality, reading, resolve_source
 
 META = torch.device("meta")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -72,7 +72,8 @@ def build_model(
     modalities = {name: read_modality(name, entry) for name, entry in given.items()}
     check_distinct(modalities)
     base_folder = resolve_source(base, "llm")
-    tokenizer = load_tokenizer(base_folder, revision)
+    with reading(base_folder, "language model"):
+        tokenizer = load_tokenizer(base_folder, revision)
     config = MMTuneConfig(
         method=canonical(method),
         settings=dict(settings or {}),

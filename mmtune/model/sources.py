@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def read_modality(name: str, entry: Mapping[str, Any], folder: str | Path | None
     Raises:
         UsageError: No such modality, or no source for one that has an encoder.
         CheckpointError: An encoder's configuration that is not there.
+        ResourceError: No such folder, and the hub is out of reach or has no such model.
     """
     kind: type[Modality] = MODALITIES.load(entry.get("kind") or name)
     source = entry.get("source")
@@ -63,7 +65,23 @@ def read_modality(name: str, entry: Mapping[str, Any], folder: str | Path | None
         )
     if kind.has_encoder:
         source = resolve_source(str(source), "vision", folder)
-    return kind.from_source(source or NO_SOURCE, revision=entry.get("revision"), settings=entry.get("settings"))
+    with reading(source, f"encoder '{name}'"):
+        return kind.from_source(source or NO_SOURCE, revision=entry.get("revision"), settings=entry.get("settings"))
+
+
+@contextmanager
+def reading(source: str | None, what: str) -> Iterator[None]:
+    """Tell a folder whose files are wrong from a name that leads nowhere.
+
+    Raises:
+        ResourceError: No folder, and nothing was to be had from the hub.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        if source is None or Path(source).is_dir():
+            raise
+        raise loading_error(source, what, error) from error
 
 
 def relative_source(source: str, folder: str | Path) -> str:

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
 import mmtune
-from mmtune.core.errors import CheckpointError, ShapeError, UsageError
+from mmtune.core.errors import CheckpointError, ResourceError, ShapeError, UsageError
 from mmtune.data.sample import Media, Sample, Text, Turn
+from mmtune.model.build import build_model
 from tests.tiny import save_tiny_lm, save_tiny_vision
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -267,3 +268,24 @@ def test_vlora_settings_are_checked(parts: tuple[str, str], key: str, value: obj
     with pytest.raises(UsageError) as error:
         build(parts, "vlora", **{key: value})
     assert error.value.where == f"model.settings.{key}"
+
+
+@pytest.mark.parametrize("part", ["base", "encoder"])
+def test_what_the_hub_would_have_to_give_is_a_resource(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.is_offline_mode", lambda: True)
+    base, vision = save_tiny_lm(tmp_path / "lm"), save_tiny_vision(tmp_path / "vision")
+    with pytest.raises(ResourceError, match="no folder here"):
+        build_model(
+            base="no-such/model" if part == "base" else base,
+            encoders={"image": "no-such/model" if part == "encoder" else vision},
+        )
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="can be read from"):
+        build_model(
+            base=str(tmp_path / "empty") if part == "base" else base,
+            encoders={"image": str(tmp_path / "empty") if part == "encoder" else vision},
+        )
