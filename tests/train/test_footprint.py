@@ -118,7 +118,7 @@ def test_qlora_is_planned_and_what_does_not_fit_says_what_to_change(recipe: Make
     "method",
     [
         "llava",
-        pytest.param("vlora", marks=pytest.mark.xfail(reason="known gap, .84 on these long texts: docs/adr/0021")),
+        pytest.param("vlora", marks=pytest.mark.xfail(reason="known gap, .84 on long texts: docs/adr/0021")),
     ],
 )
 def test_a_run_takes_what_was_planned(method: str, tmp_path: Path) -> None:
