@@ -92,5 +92,6 @@ class Ledger:
             f"{bad} of {total} rows cannot be used ({counts}), "
             f"at most a fraction of {max_bad_fraction:g} may be.\n{shown}{more}",
             where=f"{first.source}:{first.line}",
-            fix=f"{first.fix or 'repair the rows'}{same}; or accept some loss with --max-bad-fraction",
+            fix=f"{first.fix or 'repair the rows'}{same}; or accept some loss: prepare-data has "
+            "--max-bad-fraction, a recipe data.max_bad_fraction",
         )

@@ -151,7 +151,8 @@ class MediaLookup:
             raise RowError(
                 "path_outside",
                 f"The path '{uri}' leaves the folders that media may lie in.",
-                fix="name the folder with --media-root, or allow it with --allow-outside",
+                fix="name the folder with --media-root; prepare-data and generate have --allow-outside, a recipe "
+                "data.allow_outside",
             )
         for path, rule, base in allowed:
             other = _with_other_ending(path)

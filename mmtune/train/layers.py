@@ -67,13 +67,16 @@ def section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def merge(layers: Iterable[Layer]) -> dict[str, Any]:
     """The values of all layers, later ones on top.
 
-    A layer that says ``train.epochs`` alone also lifts a ``train.max_steps`` from below, which would cut them short.
+    A layer that says ``train.epochs`` alone also lifts a ``train.max_steps`` from below, which would cut them short;
+    flags and ``--set`` stand in one command and lift nothing of each other.
     """
     merged: dict[str, Any] = {}
+    limited = False
     for layer in layers:
         said = section(layer.values, "train")
-        if "epochs" in said and "max_steps" not in said:
+        if "epochs" in said and "max_steps" not in said and not limited:
             merged = over(merged, {"train": {"max_steps": None}})
+        limited = bool(layer.flags) and "max_steps" in said
         merged = over(merged, layer.values)
     return merged
 

@@ -44,6 +44,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_on_the_disk(tmp_path: Path) -> None:
+    gc.collect()  # files that others left open must not be closed in between
     table = _table(tmp_path, np.ones((100, 2), np.uint64))
     assert not list(tmp_path.iterdir())
     opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None

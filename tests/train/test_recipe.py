@@ -43,6 +43,8 @@ def test_epochs_alone_lift_the_steps_of_a_lower_layer() -> None:
     assert (longer.epochs, longer.max_steps) == (3.0, None)
     both = resolve("finetune", overrides={"method": "vlora", "train.epochs": 3.0, "train.max_steps": 5}).train
     assert (both.epochs, both.max_steps) == (3.0, 5)
+    apart = resolve("finetune", overrides={"method": "vlora", "train.max_steps": 5}, sets=["train.epochs=3"]).train
+    assert (apart.epochs, apart.max_steps) == (3.0, 5)
 
 
 def test_one_learning_rate_keeps_the_others() -> None:
