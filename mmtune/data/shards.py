@@ -19,6 +19,7 @@ from mmtune.data.sample import Sample
 _GROUP_BYTES = 1 << 19  # a row is read with its whole group, so groups are small; pictures make them few rows long
 _GROUP_ROWS = 512
 _FILE_BYTES = 1 << 28
+_FILE_GROUPS = 256  # an open file keeps some 16 kB about each of its groups in memory
 _KEPT_GROUPS = 8  # that a reader holds on to
 OPEN_FILES = 64
 
@@ -35,7 +36,7 @@ class ShardWriter:
         self.rows = 0
         self._writer: pq.ParquetWriter | None = None
         self._pending: list[pa.Table] = []
-        self._group_rows = self._group_bytes = self._file_bytes = 0
+        self._group_rows = self._group_bytes = self._file_bytes = self._file_groups = 0
 
     def write(self, table: pa.Table, sizes: Sequence[int]) -> None:
         """Append rows with the columns of the schema; ``sizes`` says about how many bytes each takes."""
@@ -64,13 +65,17 @@ class ShardWriter:
         if self._writer is None:
             name = f"{self._split}-{len(self.files):05d}.parquet"
             self.files.append(name)
-            self._writer = pq.ParquetWriter(self._folder / name, SCHEMA, compression="zstd", use_dictionary=False)
+            self._writer = pq.ParquetWriter(
+                self._folder / name, SCHEMA, compression="zstd", use_dictionary=False,
+                write_statistics=False,  # least and greatest texts, which nobody asks for and every open file keeps
+            )  # fmt: skip
         self._writer.write_table(pa.concat_tables(self._pending).combine_chunks())
         self._file_bytes += self._group_bytes
+        self._file_groups += 1
         self._pending, self._group_rows, self._group_bytes = [], 0, 0
-        if self._file_bytes >= _FILE_BYTES:
+        if self._file_bytes >= _FILE_BYTES or self._file_groups >= _FILE_GROUPS:
             self._writer.close()
-            self._writer, self._file_bytes = None, 0
+            self._writer, self._file_bytes, self._file_groups = None, 0, 0
 
 
 class ShardReader:
@@ -79,7 +84,7 @@ class ShardReader:
     Picklable: a copy in another process opens the files anew.
 
     Args:
-        open_files: Files that are kept open; each takes about 20 MB, and as many milliseconds to open again.
+        open_files: Files that are kept open; each takes up to 4 MB, and as many milliseconds to open again.
 
     Raises:
         DataError: A shard that is missing or damaged.

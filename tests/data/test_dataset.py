@@ -6,6 +6,7 @@ import json
 import pickle
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import DataLoader
 
@@ -149,3 +150,14 @@ def test_shards_are_opened_again_when_they_are_many(tmp_path: Path, monkeypatch:
     assert [table[index].id for index in order] == [f"r{index}" for index in order]
     assert isinstance(table.rows, ShardReader)
     assert len(table.rows._open) == 2
+
+
+def test_what_an_open_shard_keeps_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_GROUP_ROWS", 1)
+    monkeypatch.setattr(shards, "_FILE_GROUPS", 4)
+    rows = [{"id": f"r{index}", "conversations": talk("What? " * 400, f"{index}. " * 400)} for index in range(10)]
+    prepare([write_json(tmp_path / "rows.json", rows)], tmp_path / "out")
+    found = [pq.read_metadata(path) for path in sorted((tmp_path / "out").glob("train-*.parquet"))]
+    assert [one.num_row_groups for one in found] == [4, 4, 2]
+    assert not any(one.row_group(0).column(at).is_stats_set for one in found for at in range(one.num_columns))
+    assert [sample.id for sample in load_samples(tmp_path / "out")] == [f"r{index}" for index in range(10)]
