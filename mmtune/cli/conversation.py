@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,12 +11,12 @@ from typing import Any
 
 from mmtune.cli.console import Console
 from mmtune.cli.requests import Reading, check_files, prompt_sample
-from mmtune.core.errors import MMTuneError, UsageError, nearest
+from mmtune.core.errors import MMTuneError, ResourceError, UsageError, nearest
 from mmtune.data.sample import Media, Sample, Text, Turn
 
 _HELP = """/image F   show a picture with the next question; other media alike (/audio F, ...)
 /reset     forget everything that was said and shown
-/save F    write the conversation as a file that `generate --messages F` reads
+/save F    write the conversation as a message file; `generate --messages F` reads it once a question stands last
 /help      show this
 /quit      leave (or Ctrl-D); Ctrl-C stops an answer"""
 
@@ -84,9 +83,12 @@ class Conversation:
         Raises:
             MMTuneError: It cannot be written.
         """
-        from mmtune.train.files import write_text
+        from mmtune.train.files import write_json
 
-        write_text(path, json.dumps({"messages": self.messages()}, indent=2, ensure_ascii=False) + "\n")
+        try:
+            write_json(path, {"messages": self.messages()})
+        except ResourceError as error:
+            raise ResourceError(error.message, where=str(path), fix="save it elsewhere: /save FILE") from error
 
 
 def _part(part: Text | Media) -> dict[str, Any]:

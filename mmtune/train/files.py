@@ -51,11 +51,18 @@ def write_text(path: Path, text: str) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     with writing(path):
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:  # names of files may be no text
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        try:
+            with partial.open(
+                "w", encoding="utf-8", errors="backslashreplace"
+            ) as file:  # names of files may be no text
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -54,7 +54,7 @@ def test_reset_forgets(say: Any, picture: Path) -> None:
         ("/image", "/image FILE"),
         ("/image gone.png", "no file"),
         ("/video x", "/help"),
-        ("/save /no/such/place/t.json", "write"),
+        ("/save /no/such/place/t.json", "Cannot write: No such file or directory. (save it elsewhere: /save FILE)"),
         ("x " * 2000, "positions"),
     ],
 )
