@@ -10,6 +10,7 @@ from mmtune.core.errors import CheckpointError, NotPossibleError, RecipeError, U
 from mmtune.core.registry import canonical
 from mmtune.modalities import MODALITIES
 from mmtune.model.build import META, build_model, load
+from mmtune.model.lora import parts_with_lora
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.model.quantised import quantisation
@@ -60,6 +61,7 @@ def make_model(recipe: Recipe, precision: str, device: torch.device) -> tuple[MM
     Raises:
         CheckpointError: The checkpoint is damaged or of another method.
         UsageError: A role that this model does not have.
+        NotPossibleError: A checkpoint with LoRA on its encoders where encoders cannot be trained.
     """
     dtype = base_dtype(precision, recipe.train.roles)
     if recipe.model.checkpoint is not None:
@@ -97,6 +99,7 @@ def make_model(recipe: Recipe, precision: str, device: torch.device) -> tuple[MM
         raise RecipeError(
             error.message, where=recipe.where("train.roles"), fix=error.fix, allowed=error.allowed
         ) from error
+    _refuse_trained_encoders(recipe, model)
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()  # small updates vanish in 16 bits
@@ -152,13 +155,30 @@ def _load_checkpoint(recipe: Recipe, dtype: str, device: torch.device) -> tuple[
 
 
 def _refuse_other_rank(recipe: Recipe, model: MMTuneModel) -> None:
-    found = int(model.language_model.peft_config["default"].r)
-    if found != recipe.tune.rank:
-        raise CheckpointError(
-            f"The checkpoint has a LoRA of rank {found}, the recipe asks for {recipe.tune.rank}.",
-            where=recipe.where("tune.rank"),
-            fix=f"--set tune.rank={found}",
+    for part in parts_with_lora(model):
+        owner: Any = model.get_submodule(part)
+        found = int(owner.peft_config["default"].r)
+        if found != recipe.tune.rank:
+            raise CheckpointError(
+                f"The checkpoint has a LoRA of rank {found}, the recipe asks for {recipe.tune.rank}.",
+                where=recipe.where("tune.rank"),
+                fix=f"--set tune.rank={found}",
+            )
+
+
+def _refuse_trained_encoders(recipe: Recipe, model: MMTuneModel) -> None:
+    """A checkpoint may bring LoRA on its encoders, which the recipe does not tell."""
+    if not any(parameter.requires_grad for parameter in model.encoders.parameters()):
+        return
+    reason = "the checkpoint brings LoRA on its encoders, which is trained"
+    if recipe.data.cache_features:
+        message = f"Features cannot be kept: {reason}."
+        raise NotPossibleError(
+            message, where=recipe.where("data.cache_features"), fix="--set data.cache_features=false"
         )
+    if recipe.run.strategy in ("fsdp", "zero3"):
+        message = f"Encoders are not shared out by {recipe.run.strategy}: {reason}."
+        raise NotPossibleError(message, where=recipe.where("run.strategy"), fix="--set run.strategy=ddp")
 
 
 def _model_template(recipe: Recipe) -> str | None:

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from mmtune.core.errors import MissingExtraError, NotPossibleError
+from mmtune.core.errors import CheckpointError, MissingExtraError, NotPossibleError
 from mmtune.model.build import load
-from mmtune.train.recipe import Recipe
+from mmtune.train.recipe import Recipe, resolve
 from mmtune.train.run import train
 
 Make = Callable[..., Recipe]
@@ -76,6 +76,23 @@ def test_lora_of_every_kind(changes: dict[str, Any], recipe: Make, tmp_path: Pat
     found = dict(model.named_parameters())
     for name, tensor in trained.items():
         assert torch.equal(found[name], tensor), name
+
+
+def test_lora_that_a_checkpoint_has_on_its_encoder_is_known(recipe: Make, data: Path, tmp_path: Path) -> None:
+    """The recipe that goes on with it does not tell: features would grow stale, and shares miss its gradients."""
+    lora = {"tune__kind": "lora", "tune__rank": 4, "train__max_steps": 1}
+    train(recipe(**lora, tune__targets="encoder-linear"), output=tmp_path / "run")
+    given: dict[str, Any] = {
+        "tune.kind": "lora", "tune.rank": 4, "train.max_steps": 1, "model.checkpoint": str(tmp_path / "run/model"),
+        "data.train": [{"path": str(data)}], "data.cache": str(tmp_path / "cache"), "run.device": "cpu",
+    }  # fmt: skip
+    for more in ({"data.cache_features": True}, {"run.strategy": "fsdp"}):
+        with pytest.raises(NotPossibleError, match="LoRA on its encoders"):
+            train(resolve("finetune", overrides={**given, **more}), output=tmp_path / "refused", dry_run=True)
+    with pytest.raises(CheckpointError, match="rank 4"):
+        train(resolve("finetune", overrides={**given, "tune.rank": 8}), output=tmp_path / "refused", dry_run=True)
+    train(resolve("finetune", overrides=given), output=tmp_path / "further")
+    assert any(name.startswith("encoders.") for name in in_memory(tmp_path / "further"))
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
