@@ -43,11 +43,15 @@ class RunLock:
     def __enter__(self) -> RunLock:
         if self._path in RunLock._held:
             raise self._taken({"pid": os.getpid(), "host": socket.gethostname()})
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "born": _born(os.getpid())}
         with writing(self._path):
             handle = self._locked()
-        os.truncate(handle, 0)
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "born": _born(os.getpid())}
-        os.write(handle, json.dumps(holder).encode())
+            try:
+                os.truncate(handle, 0)
+                os.write(handle, json.dumps(holder).encode())
+            except BaseException:
+                os.close(handle)
+                raise
         self._handle = handle
         RunLock._held.add(self._path)
         return self
@@ -66,12 +70,18 @@ class RunLock:
             handle = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o666)
             try:
                 self._lock(handle)
-                if self._path.exists() and os.path.samestat(os.fstat(handle), self._path.stat()):
+                if self._is_current(handle):
                     return handle
             except BaseException:
                 os.close(handle)
                 raise
             os.close(handle)  # its last holder has just removed it
+
+    def _is_current(self, handle: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(handle), self._path.stat())
+        except FileNotFoundError:
+            return False
 
     def _lock(self, handle: int) -> None:
         try:

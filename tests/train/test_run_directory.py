@@ -170,6 +170,20 @@ def test_on_a_disk_without_locks_the_process_is_asked_after(tmp_path: Path, monk
         pass
 
 
+def test_a_full_disk_is_told_and_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*given: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(lock_module.os, "write", write)
+        with pytest.raises(ResourceError, match="disk is full"), RunLock(tmp_path):
+            pass
+    code = (
+        f"from pathlib import Path; from mmtune.train.lock import RunLock\nwith RunLock(Path({str(tmp_path)!r})): pass"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_the_newest_finished_run(tmp_path: Path) -> None:
     assert newest_finished_run(tmp_path) is None
     for number, (name, status) in enumerate([("a", "completed"), ("b", "completed"), ("c", "failed")]):
