@@ -94,7 +94,7 @@ class _Routed:
                 where=self.name,
                 fix="give one route per sample, or a whole number of beams per sample",
             )
-        if torch.is_grad_enabled() or self.adapter.training or torch.is_autocast_enabled():
+        if torch.is_grad_enabled() or self.adapter.training or torch.is_autocast_enabled(output.device.type):
             self.folded = None
             weights = weights.repeat_interleave(output.shape[0] // weights.shape[0], dim=0)  # beams beside each other
             adapted: Tensor = self.adapter(output, weights.unsqueeze(1))
