@@ -128,10 +128,13 @@ def _gather(work: Path, folder: Path) -> tuple[int, int]:
     fetched = failed = 0
     with (folder / FAILURES).open("a", encoding="utf-8") as failures:
         for path in sorted((work / "out").glob("*.parquet")):
+            pictures = _pictures(path.with_suffix(""))
             for row in pq.read_table(path, columns=["key", "url", "status", "error_message"]).to_pylist():
-                files = [file for file in (work / "out" / path.stem).glob(f"{row['key']}.*") if _is_picture(file)]
-                if row["status"] == "success" and files:
-                    os.replace(files[0], url_file(folder, row["url"]))
+                target = Path(url_file(folder, row["url"]))
+                if row["status"] == "success" and row["key"] in pictures:
+                    os.replace(pictures[row["key"]], target)
+                # What a call that was killed here had gathered is fetched too.
+                if row["status"] == "success" and target.is_file():
                     fetched += 1
                     continue
                 message = row["error_message"] or row["status"]
@@ -140,5 +143,7 @@ def _gather(work: Path, folder: Path) -> tuple[int, int]:
     return fetched, failed
 
 
-def _is_picture(file: Path) -> bool:
-    return file.suffix not in (".json", ".txt")
+def _pictures(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder that img2dataset wrote, by their keys."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    return {file.name.partition(".")[0]: file for file in files if file.suffix not in (".json", ".txt")}

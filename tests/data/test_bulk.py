@@ -111,6 +111,25 @@ def test_urls_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert counts == (1, len(listed))
 
 
+def test_gathering_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    urls = [f"http://a/{index}.jpg" for index in range(3)]
+    _stand_in_files(tmp_path / "work" / "out", urls)
+    (tmp_path / "urls").mkdir()
+    first = tmp_path / "work" / "out" / "00000" / "000000000.jpg"
+    first.rename(bulk.url_file(tmp_path, urls[0]))
+    assert bulk._gather(tmp_path / "work", tmp_path) == (3, 0)
+    assert all(Path(bulk.url_file(tmp_path, url)).read_bytes() == url.encode() for url in urls)
+
+
+def _stand_in_files(folder: Path, urls: list[str]) -> None:
+    (folder / "00000").mkdir(parents=True)
+    rows = [{"key": f"{at:09d}", "url": url, "status": "success", "error_message": None} for at, url in enumerate(urls)]
+    for row in rows:
+        (folder / "00000" / f"{row['key']}.jpg").write_bytes(str(row["url"]).encode())
+        (folder / "00000" / f"{row['key']}.json").write_text("{}")
+    pq.write_table(pa.Table.from_pylist(rows), folder / "00000.parquet")
+
+
 @pytest.mark.skipif(INSTALLED, reason="img2dataset is installed")
 def test_without_the_extra(tmp_path: Path) -> None:
     path = write_json(tmp_path / "caps.json", [{"image_url": "http://127.0.0.1/0.png", "capsfusion": "x"}])
