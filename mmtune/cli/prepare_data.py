@@ -87,7 +87,10 @@ def _summary(found: dict[str, Any]) -> str:
             f"{100 * lengths['trained_fraction']:.1f} % of positions are trained, the longest row has {longest:,}"
         )
     lines.append(f"in {duration(found['seconds'])}, described in {found['report']}")
-    lines.append(f"try: mmtune finetune --method vlora --data {found['output']}")
+    if found["left_out_by_weight"]:
+        lines.append(f"  {found['left_out_by_weight']:,} left out by --weight")
+    if found["splits"].get("train"):
+        lines.append(f"try: mmtune finetune --method vlora --data {found['output']}")
     return "\n".join(lines)
 
 

@@ -102,7 +102,7 @@ def prepare(
         ResourceError: The output cannot be written.
     """
     began, target = time.monotonic(), Path(output)
-    _refuse_existing(target, overwrite)
+    _check_output(target, overwrite)
     wishes = _Wishes(
         format, tuple(media_root), max_samples, seed, shard, check_media, embed_media, max_bad_fraction, split, model,
         allow_urls, allow_outside, tuple(sorted(set(reject))), tuple(weights), str(download) if download else None,
@@ -234,7 +234,9 @@ def _chosen(sources: Sequence[Source], max_samples: int | None, seed: int, shard
     return Choice(drawn(total, max_samples, seed) if max_samples < total else None, shard=shard)
 
 
-def _refuse_existing(target: Path, overwrite: bool) -> None:
+def _check_output(target: Path, overwrite: bool) -> None:
+    if target.name in ("", ".."):  # it is made beside its place, and then put there
+        raise UsageError(f"The output needs a name: '{target}' has none.", where="--output", fix="--output prepared")
     if not target.exists() or overwrite:
         return
     if target.is_dir() and not any(target.iterdir()):

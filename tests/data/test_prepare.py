@@ -171,6 +171,14 @@ def test_leading_answers_are_counted(tmp_path: Path) -> None:
     assert prepare([path], tmp_path / "out")["leading_answers"] == 1
 
 
+def test_an_output_without_a_name_is_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for output in (".", ".."):
+        with pytest.raises(UsageError, match="name"):
+            prepare([source], output)
+
+
 def test_output_is_never_overwritten_unasked(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare([source], out)
