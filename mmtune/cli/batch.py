@@ -16,7 +16,7 @@ from mmtune.cli.display import progress_display
 from mmtune.cli.models import load_for
 from mmtune.cli.requests import Reading, batch_rows, row_sample
 from mmtune.cli.tables import duration
-from mmtune.core.errors import DataError, Interruption, MMTuneError
+from mmtune.core.errors import DataError, Interruption, MMTuneError, UsageError
 
 
 def answer_batch(
@@ -27,6 +27,11 @@ def answer_batch(
     Answers collect in ``OUTPUT.part`` as they come. The same command with the same model, rows and settings reads
     them from there; what they were made with is part of their key, so that nothing else is ever taken for them.
     """
+    if output.is_dir() or output.resolve() == batch.resolve():
+        message = (
+            f"The answers need a file of their own: '{output}' is {'a folder' if output.is_dir() else 'the input'}."
+        )
+        raise UsageError(message, where="--output", fix="--output ANSWERS.jsonl")
     rows = list(batch_rows(batch))
     if not rows:
         raise DataError("The file has no rows.", where=str(batch), fix='write {"id": "1", "prompt": "…"} a line')

@@ -182,6 +182,15 @@ def test_a_stopped_batch_goes_on(mmtune: Run, checkpoint: Path, picture: Path, m
     assert not list(output.parent.glob("*.part"))
 
 
+def test_answers_never_replace_the_prompts(mmtune: Run, checkpoint: Path, tmp_path: Path) -> None:
+    batch = tmp_path / "b.jsonl"
+    batch.write_text('{"prompt": "a"}\n')
+    for output in (batch, tmp_path):
+        found = mmtune("generate", "--model", checkpoint, "--batch", batch, "--output", output, "--json")
+        assert (found.code, found.json["error"]["where"]) == (2, "--output")
+    assert batch.read_text() == '{"prompt": "a"}\n'
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
