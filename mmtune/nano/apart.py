@@ -53,7 +53,7 @@ def _messages(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
     while True:
         try:
             yield pickle.load(stream)
-        except EOFError:
+        except (EOFError, pickle.UnpicklingError):  # ended between two messages, or within one
             return
 
 

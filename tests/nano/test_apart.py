@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -46,6 +47,12 @@ def ends(display: Display) -> None:
     os._exit(9)
 
 
+def breaks_off(display: Any) -> None:
+    display._stream.write(pickle.dumps(("note", ("half a message",)))[:-9])
+    display._stream.flush()
+    os._exit(9)
+
+
 def is_stopped(display: Display) -> None:
     """A signal from outside reaches this process once, and it says itself how it ended."""
     with StopRequest() as stop:
@@ -74,8 +81,9 @@ def test_errors_come_back_as_they_are() -> None:
 
 
 def test_an_end_from_outside_is_told() -> None:
-    with pytest.raises(ResourceError, match="exit code 9"):
-        apart(ends, SilentDisplay())
+    for work in (ends, breaks_off):
+        with pytest.raises(ResourceError, match="exit code 9"):
+            apart(work, SilentDisplay())
 
 
 def test_signals_are_handed_on() -> None:
