@@ -279,6 +279,11 @@ def test_what_came_before_counts(runs: dict[str, Path], tmp_path: Path, monkeypa
     names = [moved / folder.name for folder in both]
     assert budget(read_runs(names))["matched"]  # the run before came along
     assert budget(read_runs([names[0], runs["b"]]))["differences"][0]["what"] == "starts from"
+    status = json.loads((moved / "a-first" / "status.json").read_text())
+    again = status | {"time": "2999-01-01T00:00:00+00:00"}
+    (moved / "a-first" / "status.json").write_text(json.dumps(again))  # trained anew since
+    assert budget(read_runs(names))["differences"][0]["what"] == "starts from"
+    (moved / "a-first" / "status.json").write_text(json.dumps(status))
     metrics = moved / "b-first" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"rows": "', '"rows": "0'))
     assert [entry["what"] for entry in budget(read_runs(names))["differences"]] == ["starts from"]

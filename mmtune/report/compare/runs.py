@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,16 @@ def run_before(run: Run) -> Run | None:
     for folder in _places(Path(checkpoint), own):
         if (folder / "status.json").is_file() and folder.resolve() != own:
             found = run_parts(folder)
-            if found["status"].get("status") == "completed":
+            if found["status"].get("status") == "completed" and not _ended_after(found["status"], run.status):
                 method = str(found["recipe"].get("method"))
                 return Run(folder, run.name, run.tone, method, found["recipe"], found["status"], _steps(folder))
     return None
+
+
+def _ended_after(status: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a run ended only after another: what stands in its folder now is not what that one started from."""
+    times = [datetime.fromisoformat(one["time"]) for one in (status, other) if "time" in one]
+    return len(times) == 2 and times[0] > times[1]
 
 
 def _places(checkpoint: Path, own: Path) -> Iterator[Path]:
