@@ -52,9 +52,8 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     with writing(path):
         try:
-            with partial.open(
-                "w", encoding="utf-8", errors="backslashreplace"
-            ) as file:  # names of files may be no text
+            # Names of files may be no text.
+            with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
