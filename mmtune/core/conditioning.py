@@ -1,4 +1,4 @@
-"""The slot: where the hooks inside a language model find the perception of the call under way."""
+"""The slot: where what a method put inside a language model finds the perception of the call under way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmtune.core.perception import Perception
 
 
 class Slot:
-    """One plain attribute, shared by a model and its hooks.
+    """One plain attribute, shared by a model and what acts inside it.
 
     A plain attribute keeps ``torch.compile`` free of graph breaks; a ContextVar costs one a site (docs/adr/0002).
     """
@@ -21,7 +21,7 @@ class Slot:
 
     @contextmanager
     def bind(self, perception: Perception | None) -> Iterator[None]:
-        """Make a perception visible to the hooks for the length of one call."""
+        """Make a perception visible inside the model for the length of one call."""
         previous = self.perception
         self.perception = perception
         try:

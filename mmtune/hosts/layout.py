@@ -109,7 +109,7 @@ def _codegen(config: Any) -> Widths:
 
 def _sliced_weights(config: Any) -> str | None:
     if config.slow_but_exact and config.pretraining_tp > 1:
-        return "slow_but_exact slices the weights instead of calling the modules, so no hook would see them"
+        return "slow_but_exact slices the weights instead of calling the modules, so nothing put onto them would act"
     return None
 
 

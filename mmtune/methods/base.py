@@ -65,7 +65,7 @@ class Method(nn.Module, ABC):
         self.hidden_size = lm.hidden_size
 
     def attach(self, lm: Host, encoders: Mapping[str, nn.Module], slot: Slot) -> None:
-        """Put hooks on the sites this method changes. Base weights keep their names. Token methods need none."""
+        """Put this method's changes onto its sites. Base weights keep their names. Token methods need none."""
 
     def encode(
         self, modality: Modality, encoder: nn.Module, inputs: Mapping[str, Tensor]

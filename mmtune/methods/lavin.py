@@ -114,7 +114,7 @@ class LaVIN(Method):
         )
 
     def attach(self, lm: Host, encoders: Mapping[str, nn.Module], slot: Slot) -> None:
-        """Hook the adapters onto the norms before attention, in the language model and in the encoders."""
+        """Put the adapters onto the norms before attention, in the language model and in the encoders."""
         self._slot = slot
         attach_routed(self._sites, self._adapters_of("language"), slot)
         for name, encoder in encoders.items():

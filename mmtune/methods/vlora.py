@@ -105,7 +105,7 @@ class VLoRA(Method):
         return [(len(self.layers) * len(lengths), next(iter(lengths.values())))]
 
     def attach(self, lm: Host, encoders: Mapping[str, nn.Module], slot: Slot) -> None:
-        """Hook the low-rank path onto every active site."""
+        """Put the low-rank path onto every active site."""
         attach_deltas(lm, self._all_sites(), slot)
 
     def _all_sites(self) -> list[Site]:

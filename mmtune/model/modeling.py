@@ -244,7 +244,7 @@ class MMTuneModel(ModelParts, PreTrainedModel):
     ) -> None:
         """Recompute blocks in backward, each with the perception it ran with in forward.
 
-        Hooks run again in backward, when the slot is released; unbound, gradients are silently wrong (docs/adr/0003).
+        Blocks run again in backward, when the slot is released; unbound, gradients are silently wrong (docs/adr/0003).
         """
 
         def contexts() -> tuple[Any, Any]:

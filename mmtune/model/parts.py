@@ -117,7 +117,7 @@ class ModelParts:
         use_rslora: bool = False,
         use_dora: bool = False,
     ) -> None:
-        """Put LoRA into the blocks, after the method's hooks; on encoders only when they are asked for.
+        """Put LoRA into the blocks, after the method's changes; on encoders only when they are asked for.
 
         Args:
             targets: ``language-linear`` and ``encoder-linear`` for every linear map inside the blocks, or names of

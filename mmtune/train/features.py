@@ -1,4 +1,4 @@
-"""What frozen encoders made of media, kept on disk: from the second time on a medium is neither opened nor encoded.
+"""What frozen encoders made of media, kept on disk: from the second time on a medium is neither decoded nor encoded.
 
 An entry is one file, named by the hash of the medium's bytes, in a folder named by the hash of all else that the
 features follow from: the encoder's weights and dtype, its settings and preparation, the precision and kind of device.

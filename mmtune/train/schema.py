@@ -76,7 +76,7 @@ class DataRecipe(Settings):
     """What is learnt from, and how it becomes tokens.
 
     ``cache_features`` keeps what frozen encoders made of the media in the cache, so that from the second time on a
-    medium is neither opened nor encoded; all that is kept, of all runs, takes at most ``cache_features_gb``.
+    medium is neither decoded nor encoded; all that is kept, of all runs, takes at most ``cache_features_gb``.
     """
 
     train: list[DataSource] = Field(default_factory=list)
