@@ -143,10 +143,10 @@ class Watchdog:
             self._end.set()
             thread.join()
             faulthandler.cancel_dump_traceback_later()
-            with suppress(OSError):
+            with suppress(OSError):  # what ended the run is told, not what ails the disk
                 file.close()
-            if not self._path.stat().st_size:
-                self._path.unlink()
+                if not self._path.stat().st_size:
+                    self._path.unlink()
 
     def beat(self) -> None:
         """Something happened."""

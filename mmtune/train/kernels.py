@@ -27,7 +27,7 @@ def refuse_kernels(recipe: Recipe, device: torch.device) -> None:
     if recipe.train.kernels == "torch":
         return
     if find_spec("liger_kernel") is None:
-        raise MissingExtraError("train.kernels: liger (what it gains was not measured)", "liger")
+        raise MissingExtraError("train.kernels: liger", "liger")
     if device.type != "cuda":
         raise NotPossibleError(
             f"Liger's kernels need a CUDA device, this run is on {device.type}.",
