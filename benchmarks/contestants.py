@@ -32,7 +32,7 @@ from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.modeling import MMTuneModel
 
 BATCH, ROWS_OF_AN_EPOCH = 8, 2000
-NUM_BATCHES = {"equal": 1, "mixed": 4}
+NUM_BATCHES = {"equal": 1, "spread": 4, "mixed": 5}
 VOCABULARY, IMAGE_TOKEN, PAD = 32000, 31999, 0
 LANGUAGE = {
     "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8,
@@ -43,23 +43,29 @@ VISION = {
     "image_size": 224, "patch_size": 16,
 }  # fmt: skip
 PATCHES = (VISION["image_size"] // VISION["patch_size"]) ** 2
-WORKLOADS = {"equal": "128 text tokens in every row", "mixed": "10 to 600 text tokens, short ones the most"}
+WORKLOADS = {
+    "equal": "128 text tokens in every row",
+    "spread": "10 to 600 text tokens, their logarithms evenly spread",
+    "mixed": "four of five rows have 10 to 60 text tokens, the fifth 300 to 600, as answers and descriptions have",
+}
 DESCRIPTION = (
     f"A language model of {LANGUAGE['num_hidden_layers']} layers of width {LANGUAGE['hidden_size']} with "
     f"{VOCABULARY:,} words, a ViT of {VISION['num_hidden_layers']} layers of width {VISION['hidden_size']} and "
     f"{PATCHES} patches, float32, batches of {BATCH}; language model and projector are trained with fused AdamW, "
     "the last 40 % of each text are targets. Every contestant has the same rows: mmtune in batches of near length as "
-    f"`train.grouping: length` makes them in an epoch of {ROWS_OF_AN_EPOCH:,} rows (those at one, three, five and "
-    "seven eighths of its order of length), the others in random batches, as is their default."
+    f"`train.grouping: length` makes them in an epoch of {ROWS_OF_AN_EPOCH:,} rows (those in the middles of equal "
+    "parts of its order of length), the others in random batches, as is their default."
 )
 
 
 def rows_of(workload: str) -> list[list[dict[str, Any]]]:
-    """Batches of rows, each of near length; of the mixed ones those at one, three, five, seven eighths of an epoch."""
+    """Batches of rows, each of near length: those in the middle of equal parts of an epoch in order of length."""
     generator = random.Random(0)
     lengths = [128] * ROWS_OF_AN_EPOCH
-    if workload == "mixed":
+    if workload == "spread":
         lengths = sorted(round(10 * 60 ** generator.random()) for _ in lengths)
+    elif workload == "mixed":
+        lengths = sorted(generator.randint(*((300, 600) if row % 5 == 0 else (10, 60))) for row in range(len(lengths)))
     pixels = torch.Generator().manual_seed(0)
     batches = []
     count = NUM_BATCHES[workload]

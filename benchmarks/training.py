@@ -32,12 +32,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for training.md and training.json [default: none]")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    results: dict[str, Any] = {"environment": {**describe(), "threads": arguments.threads}, "workloads": {}}
+    kept = arguments.output / "training.json" if arguments.output is not None else None
+    results: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept is not None and kept.exists() else {}
     for workload in arguments.workload or contestants.WORKLOADS:
-        results["workloads"][workload] = race(workload, arguments.rounds)
-        if arguments.output is not None:
-            arguments.output.mkdir(parents=True, exist_ok=True)
-            (arguments.output / "training.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        environment = {**describe(), "threads": arguments.threads}
+        results[workload] = {"environment": environment, "contestants": race(workload, arguments.rounds)}
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             (arguments.output / "training.md").write_text(render(results), encoding="utf-8")
     print(render(results))
 
@@ -92,13 +94,8 @@ def summary(steps: list[dict[str, float]], final: dict[str, float], count: int) 
 
 def render(results: dict[str, Any]) -> str:
     """The table of every workload."""
-    env = results["environment"]
     lines = [
         "# A training step of LLaVA beside its peers",
-        "",
-        f"{env['processor']}, {env['cores']} cores ({env['threads']} thread{'s' * (env['threads'] != 1)} each), "
-        f"{env['system']}; Python {env['python']}, torch {env['torch']}, transformers {env['transformers']}; "
-        f"commit {env['commit']}; {env['date']}.",
         "",
         contestants.DESCRIPTION,
         "",
@@ -107,10 +104,15 @@ def render(results: dict[str, Any]) -> str:
         "Memory is the growth of the process from before the model is built to its peak.",
         "",
     ]
-    for workload, found in results["workloads"].items():
+    for workload in (name for name in contestants.WORKLOADS if name in results):
+        env, found = results[workload]["environment"], results[workload]["contestants"]
         loads = [step["load"] for case in found.values() for step in case["steps"]]
         lines += [
             f"## {workload} ({contestants.WORKLOADS[workload]}; load average {min(loads):.1f} to {max(loads):.1f})",
+            "",
+            f"{env['processor']}, {env['cores']} cores ({env['threads']} thread{'s' * (env['threads'] != 1)} each), "
+            f"{env['system']}; Python {env['python']}, torch {env['torch']}, transformers {env['transformers']}; "
+            f"commit {env['commit']}; {env['date']}.",
             "",
             "| | samples/s | samples per processor s | mmtune is faster | padding | peak memory |",
             "|---|---|---|---|---|---|",

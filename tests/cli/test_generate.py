@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -164,7 +165,7 @@ def test_a_stopped_batch_goes_on(mmtune: Run, checkpoint: Path, picture: Path, m
             asked.append(len(samples))
             for number, found in enumerate(answers(model, processor, samples, *given, **options)):
                 if number == limit:
-                    raise KeyboardInterrupt
+                    signal.raise_signal(signal.SIGINT)
                 yield found
 
         return some
