@@ -137,9 +137,8 @@ def test_a_hang_leaves_stacks(tmp_path: Path) -> None:
     with Watchdog(quick, 10).watching():
         pass
     assert not quick.exists()
-    with pytest.raises(ValueError, match="of the run"), Watchdog(quick, 10).watching():
+    with Watchdog(quick, 10).watching():
         quick.unlink()  # by whoever clears the folder
-        raise ValueError("of the run")
 
 
 def test_stacks_of_threads_at_work_do_no_harm(tmp_path: Path) -> None:
