@@ -41,10 +41,12 @@ class Conversation:
         """Keep a medium for the next question.
 
         Raises:
-            MMTuneError: No such file, or the model has no such modality.
+            MMTuneError: No such file, none that can be opened, or the model has no such modality.
         """
         check_files(f"/{modality}", [path])
-        prompt_sample("", {modality: [path]}, self.reading, where=f"/{modality}")
+        sample = prompt_sample("", {modality: [path]}, self.reading, where=f"/{modality}")
+        for item in sample.media:  # one that cannot be opened would stand in the way of every question from now on
+            self.processor.modalities[item.modality].load(item.uri)
         self.waiting.setdefault(modality, []).append(path)
 
     def ask(self, text: str, on_text: Callable[[str], None]) -> str:

@@ -54,6 +54,8 @@ def test_reset_forgets(say: Any, picture: Path) -> None:
         ("/image", "/image FILE"),
         ("/image gone.png", "no file"),
         ("/video x", "/help"),
+        (f"/image {__file__}", "test_chat.py"),
+        ("/image http://127.0.0.1:1/x.png", "URLs are not opened"),
         ("/save /no/such/place/t.json", "Cannot write: No such file or directory. (save it elsewhere: /save FILE)"),
         ("x " * 2000, "positions"),
     ],
