@@ -303,7 +303,7 @@ def test_a_stream_is_read_as_far_as_it_is_used(tmp_path: Path, monkeypatch: pyte
         ({"mesages": []}, "rename 'mesages' to 'messages'"),
         ({"Instructoin": "Hi", "output": "Ho"}, "rename 'Instructoin' to 'instruction'"),
         ({"imageurl": "http://a/b.jpg", "capsfusion": "A cat."}, "rename 'imageurl' to 'image_url'"),
-        ({"zzz": 1}, "name the format with --format"),
+        ({"zzz": 1}, "prepare-data has --format"),
     ],
 )
 def test_a_misspelt_column_is_named(tmp_path: Path, row: dict[str, Any], fix: str) -> None:

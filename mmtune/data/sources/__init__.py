@@ -105,7 +105,7 @@ def detect(row: Any, where: str) -> str:
         where=where,
         fix=fix
         or "give rows with 'conversations' (LLaVA), 'messages', 'instruction' and 'output', or a picture and a "
-        "caption; or name the format with --format",
+        "caption; or name the format: prepare-data has --format",
         allowed=SOURCES.names(),
     )
 
