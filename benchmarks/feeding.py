@@ -133,11 +133,12 @@ def run(folder: Path, name: str, base: str, vision: str, data: Path) -> dict[str
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     epoch = len(rows) // EPOCHS
     seconds = sum(row["seconds"] for row in rows[1:])
+    features = result.get("features")
     return {
         "losses": [row["loss"] for row in rows],
         "step_s": [statistics.median(row["seconds"] for row in rows[start : start + epoch]) for start in (0, epoch)],
         "data_wait": sum(row["data_wait"] * row["seconds"] for row in rows[1:]) / seconds,
-        "features": result.get("features"),
+        "features": features and {key: value for key, value in features.items() if key != "folders"},
     }
 
 
