@@ -36,9 +36,8 @@ def replay(folder: Path, step: int, *, device: str | None = None, display: Displ
     status = read_status(folder)
     verb = str(status.get("verb", "finetune"))
     recipe = resolve(verb, file=folder / "recipe.yaml", overrides={"run.device": device})
-    recipe = recipe.model_copy(
-        update={"run": recipe.run.model_copy(update={"num_processes": 1, "strategy": "ddp", "trackers": []})}
-    )
+    alone = {"num_processes": 1, "strategy": "ddp", "offload": False, "trackers": []}
+    recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update=alone)})
     job = Job(recipe, verb, resolve_device(recipe.run.device), display or LoggingDisplay())
     job.build()
     found, notes = find_checkpoint(folder / "checkpoints", before=step)

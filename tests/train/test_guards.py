@@ -96,6 +96,11 @@ def test_a_packed_step_is_seen_again(recipe: Make, tmp_path: Path) -> None:
     assert seen["loss"] == pytest.approx(result["loss"]["last"], abs=1e-6)
 
 
+def test_a_step_of_shares_in_cpu_memory_is_seen_again_by_one_process(recipe: Make, tmp_path: Path) -> None:
+    train(recipe(run__strategy="fsdp", run__offload=True, train__max_steps=1), output=tmp_path)
+    assert replay(tmp_path, 1, device="cpu")["replay"]["same_rows"]
+
+
 def test_a_broken_weight_stops_with_its_module(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Stepper.update
 
