@@ -106,12 +106,12 @@ def test_two_methods_under_one_budget(
     assert result["budget"]["shared"]["seed"] == 0
     for figures in result["runs"].values():
         for key in (
-            "trainable_parameters", "checkpoint_bytes", "peak_memory_bytes", "visual_tokens", "prefill_flops",
+            "trainable_parameters", "checkpoint_bytes", "peak_memory_bytes", "prefill_flops",
             "first_token_s", "tokens_per_second", "training_flops", "seconds", "tokens",
         ):  # fmt: skip
             assert figures[key] > 0, key
         assert figures["notes"] == []
-    assert result["runs"]["LLaVA"]["visual_tokens"] > result["runs"]["VLoRA"]["visual_tokens"] == 1
+    assert result["runs"]["LLaVA"]["visual_tokens"] > result["runs"]["VLoRA"]["visual_tokens"] == 0
     for curve in result["curves"].values():
         assert len(curve["loss"]) == 6
         assert all(len(curve[key]) == 6 and curve[key] == sorted(curve[key]) for key in ("tokens", "seconds", "flops"))

@@ -31,7 +31,7 @@ class Measured:
     """Figures of one model; None where there is nothing to measure, with the reason in ``notes``.
 
     Attributes:
-        visual_tokens: Positions that the picture takes.
+        visual_tokens: Positions that the picture takes and the text attends to.
         prefill_flops: Operations of reading picture and question, encoders included.
         first_token_s: From opened media to the first token: encoders, perception and the prompt.
         tokens_per_second: Of the tokens after the first.
@@ -126,7 +126,7 @@ class _Contestant:
         decoding = self.seconds[NEW_TOKENS] - self.seconds[1]
         flops, notes = _prefill(self.folder, self.length - self.visual, self.picture)
         return Measured(
-            visual_tokens=self.visual,
+            visual_tokens=0 if self.model.method.masked_slots else self.visual,
             prompt_tokens=self.length,
             prefill_flops=sum(flops) if flops else None,
             encoder_flops=flops[1] if flops else None,
