@@ -113,7 +113,7 @@ class Encoding(Dataset):  # type: ignore[type-arg]
         self._processor = processor
         self._options = dict(options)
         self._kept: dict[int, Encoded] = {}
-        self._bytes_left = keep_bytes
+        self.keep_bytes = self._bytes_left = keep_bytes
 
     def __len__(self) -> int:
         return len(self._mixture)

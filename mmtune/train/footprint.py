@@ -13,6 +13,7 @@ from torch import nn
 from mmtune.model.build import DTYPES
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.quantised import quantised_bytes
+from mmtune.train.data_setup import Data
 from mmtune.train.model_setup import bits_of
 from mmtune.train.precision import base_dtype
 from mmtune.train.recipe import Recipe
@@ -35,6 +36,7 @@ class Memory:
         encoder: Most while the encoders run; part of no sum, since it is over before the rest begins.
         libraries: Code and tables that the first step brings in; none on accelerators, whose reserve has them.
         holes: What the C library's heap holds without using it; none on accelerators.
+        media: Prepared media that stay for the next epochs; none on accelerators, whose data processes keep none.
         offloaded: In CPU memory beside an accelerator; part of no sum.
     """
 
@@ -46,13 +48,14 @@ class Memory:
     encoder: int
     libraries: int
     holes: int
+    media: int
     offloaded: int
     total: int
 
     @property
     def tensors(self) -> int:
         """What counts on an accelerator."""
-        return self.total - self.libraries - self.holes
+        return self.total - self.libraries - self.holes - self.media
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,14 @@ class _Held:
 
 
 def memory_of(
-    recipe: Recipe, precision: str, model: MMTuneModel, shape: Shape, kind: str = "cpu"
+    recipe: Recipe, precision: str, model: MMTuneModel, shape: Shape, kind: str = "cpu", kept: int = 0
 ) -> tuple[Memory, Cost]:
     """Memory of a step by kind; the model, on the meta device, is turned into the dtype that the step computes in.
 
     Args:
         shape: Of a micro-batch of one process.
         kind: ``cpu`` or ``cuda``.
+        kept: Bytes of prepared media that stay in memory, see :func:`kept_bytes`.
     """
     held = _held(recipe, precision, model)
     full_gradients = _trained(model) * _FLOAT32
@@ -91,7 +95,7 @@ def memory_of(
     during = max(during, held.gradients) + workspace
     passing = whole or cost  # blocks that run again pass through the heap too, one at a time
     holes = int(holes_share() * (passing.activations + passing.logits)) if kind == "cpu" else 0
-    libraries = _LIBRARIES if kind == "cpu" else 0
+    libraries, media = (_LIBRARIES, kept) if kind == "cpu" else (0, 0)
     memory = Memory(
         weights=held.weights,
         gradients=held.gradients,
@@ -101,10 +105,18 @@ def memory_of(
         encoder=cost.encoder,
         libraries=libraries,
         holes=holes,
+        media=media,
         offloaded=held.offloaded,
-        total=held.weights + held.optimizer + during + libraries + holes,
+        total=held.weights + held.optimizer + during + libraries + holes + media,
     )
     return memory, cost
+
+
+def kept_bytes(data: Data, shape: Shape) -> int:
+    """Prepared media that stay in memory once every row was seen, rows having those of a micro-batch's mean row."""
+    batch = sum(len(owners) * sum(t.nbytes for t in raw.values()) for raw, owners in shape.media.values())
+    feeds = [feed for feed in (data.feed, data.validation) if feed is not None]
+    return sum(min(feed.encoding.keep_bytes, len(feed.mixture) * batch // shape.samples) for feed in feeds)
 
 
 def holes_share() -> float:

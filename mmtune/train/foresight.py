@@ -12,7 +12,7 @@ from mmtune.model.build import META
 from mmtune.model.kinds import with_own_names
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.train.data_setup import Data
-from mmtune.train.footprint import memory_of
+from mmtune.train.footprint import kept_bytes, memory_of
 from mmtune.train.model_setup import make_model
 from mmtune.train.recipe import Recipe
 from mmtune.train.rehearsal import Shape
@@ -37,8 +37,10 @@ def foreseen(
     """
     try:
         shape = _largest(recipe, data, processor, rows)
+        if shape is None:
+            return {"planned_bytes": None, "measured_bytes": measured}
         model, _ = make_model(recipe, precision, META)
-        planned = memory_of(recipe, precision, model, shape, device.type)[0].total if shape is not None else None
+        planned = memory_of(recipe, precision, model, shape, device.type, kept_bytes(data, shape))[0].total
     except (MMTuneError, RuntimeError, NotImplementedError):  # a model that cannot be rehearsed is still a good run
         planned = None
     return {"planned_bytes": planned, "measured_bytes": measured}
@@ -54,10 +56,13 @@ def _largest(recipe: Recipe, data: Data, processor: MMTuneProcessor, rows: Seque
     size, accumulation = recipe.run.num_processes, recipe.train.accumulation
     parts = accumulation if accumulation % size == 0 else accumulation * size  # as the processes share a step out
     count = max(1, round(step["samples"] / parts))
+    packed = count if recipe.train.packing else 0
+    owners = [0] * count if packed else list(range(count))
     media: dict[str, tuple[dict[str, Any], list[int]]] = {}
     for index in range(min(_LOOKED_AT, len(data.feed.mixture))):
         for item in with_own_names(data.feed.mixture.row(index), processor.modalities).media:
             if item.modality not in media:
-                media[item.modality] = (processor.modalities[item.modality].load(item.uri), list(range(count)))
-    positions = max(1, round(area / parts / count))
-    return Shape(count, positions, max(1, round(step["targets"] / parts)), media)
+                media[item.modality] = (processor.modalities[item.modality].load(item.uri), owners)
+    rows = 1 if packed else count
+    positions, targets = max(1, round(area / parts / rows)), max(1, round(step["targets"] / parts))
+    return Shape(rows, positions, targets, media, padded=step.get("padding", 0.0) > 0, packed=packed)

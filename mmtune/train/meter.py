@@ -32,15 +32,18 @@ class Meter:
     Args:
         parameters: Those whose gradients are counted apart.
         gradient_bytes: Of one element of a gradient.
+        full_masks: Whether every position may be attended to, so that no mask is made.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter] = (), gradient_bytes: int = 4) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter] = (), gradient_bytes: int = 4, *, full_masks: bool = True
+    ) -> None:
         self.peak = self.peak_with_gradients = self.kept = 0
         self._gradients = 0
         self._gradient_bytes = gradient_bytes
         self._parameters = list(parameters)
         self._seen: dict[int, int] = {}  # storage -> its bytes
-        self._attention = _MemoryEfficientAttention()
+        self._attention = _MemoryEfficientAttention(full_masks)
         self._operations = _Operations(self._on_input, self._on_result)
         self._modes = (self._operations, self._attention)
         self._handles: list[Any] = []
@@ -127,39 +130,48 @@ class _Operations(TorchDispatchMode):
 class _MemoryEfficientAttention(TorchFunctionMode):
     """Attention as the kernels of real devices keep it: without its matrix of scores, which meta tensors would show.
 
-    Questions about values, which meta tensors cannot answer, are answered with yes: masks are then known to be full.
+    Questions about values, which meta tensors cannot answer, are whether masks are full, and answered so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, full_masks: bool) -> None:
         super().__init__()
         self.flops = 0.0
+        self._full_masks = full_masks
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         given = kwargs or {}
         if func is nn.functional.scaled_dot_product_attention and args[0].device == META:
             query, key, value = args[:3]
+            mask = args[3] if len(args) > 3 else given.get("attn_mask")
             self.flops += _attention_flops(query, key, value)
-            return _Attention.apply(query, key, value, self)
+            return _Attention.apply(query, key, value, mask, self)
         if func is Tensor.__bool__ and args[0].device == META:
-            return True
+            return self._full_masks
         return func(*args, **given)
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps query, key, value, the result and one number a row, as flash attention does."""
+    """Keeps query, key, value, the result and one number a row, as flash attention does; and a mask as it adds it.
+
+    Kernels add a mask in the dtype of the query: of a boolean one every call makes a copy of its own.
+    """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, counter: _MemoryEfficientAttention) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, counter: _MemoryEfficientAttention
+    ) -> Tensor:
         result = query.new_empty(*query.shape[:-1], value.shape[-1])
-        ctx.save_for_backward(query, key, value, result, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        added = query.new_empty(mask.shape) if mask is not None and mask.dtype == torch.bool else mask
+        row = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, result, row, added)
         ctx.counter = counter
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        query, key, value, _, _ = ctx.saved_tensors
+        query, key, value, _, _, _ = ctx.saved_tensors
         ctx.counter.flops += 2 * _attention_flops(query, key, value)
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None
 
 
 def _attention_flops(query: Tensor, key: Tensor, value: Tensor) -> float:

@@ -22,7 +22,7 @@ from mmtune.train.batching import RowLengths
 from mmtune.train.data_setup import Data, make_data
 from mmtune.train.devices import CARDS, Device
 from mmtune.train.display import Display
-from mmtune.train.footprint import Memory, memory_of, rows_of_process
+from mmtune.train.footprint import Memory, kept_bytes, memory_of, rows_of_process
 from mmtune.train.model_setup import make_model
 from mmtune.train.recipe import Recipe
 from mmtune.train.rehearsal import Cost, Shape, rehearse
@@ -104,22 +104,29 @@ def rehearse_run(recipe: Recipe, verb: str, precision: str, display: Display, ki
     lengths = data.measure()
     largest = _largest(data, lengths)
     rows = sorted(largest, key=lambda row: -int(lengths.positions[row]))[: rows_of_process(recipe, len(largest))]
-    worst = _shape(data, lengths, rows, processor)
+    worst = _shape(data, lengths, rows, processor, packing=recipe.train.packing)
     display.phase("rehearsal")
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    memory, cost = memory_of(recipe, precision, model, worst, kind)
+    memory, cost = memory_of(recipe, precision, model, worst, kind, kept_bytes(data, worst))
     return Rehearsed(model, data, lengths, worst, rows, cost, memory, trainable)
 
 
 def _largest(data: Data, lengths: RowLengths) -> list[int]:
     """The rows of the first epoch's largest micro-batch."""
+    packed = data.feed.batching.packed
     batches = data.feed.micro_batches(0)
     if not batches:
         raise DataError("The data has no rows.", fix="give data with conversations")
-    return max(batches, key=lambda rows: len(rows) * int(lengths.positions[rows].max()))
+    return max(batches, key=lambda rows: _area(lengths, rows, packed))
 
 
-def _shape(data: Data, lengths: RowLengths, rows: Sequence[int], processor: MMTuneProcessor) -> Shape:
+def _area(lengths: RowLengths, rows: Sequence[int], packed: bool) -> int:
+    """Positions that a micro-batch computes, padding included."""
+    positions = lengths.positions[list(rows)]
+    return int(positions.sum()) if packed else len(rows) * int(positions.max())
+
+
+def _shape(data: Data, lengths: RowLengths, rows: Sequence[int], processor: MMTuneProcessor, *, packing: bool) -> Shape:
     """The sizes of some rows; of each modality one item is opened, the others are taken to be like it."""
     owners: dict[str, list[int]] = {}
     items: dict[str, dict[str, Tensor]] = {}
@@ -127,28 +134,25 @@ def _shape(data: Data, lengths: RowLengths, rows: Sequence[int], processor: MMTu
         for item in with_own_names(data.feed.mixture.row(index), processor.modalities).media:
             if item.modality not in items:
                 items[item.modality] = processor.modalities[item.modality].load(item.uri)
-            owners.setdefault(item.modality, []).append(place)
-    return Shape(
-        len(rows),
-        int(lengths.positions[list(rows)].max()),
-        max(1, int(lengths.targets[list(rows)].sum())),
-        {name: (items[name], owners[name]) for name in items},
-    )
+            owners.setdefault(item.modality, []).append(0 if packing else place)
+    positions, targets = lengths.positions[list(rows)], max(1, int(lengths.targets[list(rows)].sum()))
+    media = {name: (items[name], owners[name]) for name in items}
+    if packing:
+        return Shape(1, int(positions.sum()), targets, media, packed=len(rows))
+    return Shape(len(rows), int(positions.max()), targets, media, padded=bool((positions < positions.max()).any()))
 
 
 def row_costs(found: Rehearsed, recipe: Recipe) -> tuple[Cost, Cost]:
     """Of the longest row alone, and of a row of mean length with the media that a row of the worst batch has."""
-    worst = found.worst
-    first = {name: (raw, [0] * max(1, len(owners) // worst.rows)) for name, (raw, owners) in worst.media.items()}
-    one = Shape(1, worst.positions, max(1, worst.targets // worst.rows), first)
+    worst, rows = found.worst, found.worst.samples
+    first = {name: (raw, [0] * max(1, len(owners) // rows)) for name, (raw, owners) in worst.media.items()}
+    one = Shape(1, -(-worst.rows * worst.positions // rows), max(1, worst.targets // rows), first, padded=worst.padded)
     typical = replace(
         one,
         positions=max(1, round(float(found.lengths.positions.mean()))),
         targets=max(1, round(float(found.lengths.targets.mean()))),
     )
-    alone = (
-        found.cost if worst.rows == 1 else rehearse(found.model, one, checkpointing=recipe.train.gradient_checkpointing)
-    )
+    alone = found.cost if rows == 1 else rehearse(found.model, one, checkpointing=recipe.train.gradient_checkpointing)
     return alone, rehearse(found.model, typical)
 
 
@@ -156,9 +160,8 @@ def _extent(recipe: Recipe, found: Rehearsed) -> tuple[int, float]:
     """Optimizer steps of the run, and the positions it computes, padding included."""
     by_epochs = found.data.feed.total_steps(recipe.train.epochs)
     steps = min(by_epochs, recipe.train.max_steps or by_epochs)
-    positions = sum(
-        len(rows) * int(found.lengths.positions[rows].max()) for rows in found.data.feed.micro_batches(0) if rows
-    )
+    feed = found.data.feed
+    positions = sum(_area(found.lengths, rows, feed.batching.packed) for rows in feed.micro_batches(0) if rows)
     return steps, positions * steps / found.data.feed.steps_per_epoch
 
 
@@ -180,7 +183,7 @@ def _needed(memory: Memory, device: Device) -> int:
 
 def _fit(device: Device, found: Rehearsed, one: Cost) -> dict[str, Any]:
     """Whether the plan fits a device, and how many of the longest rows would."""
-    rows = found.worst.rows
+    rows = found.worst.samples
     holes = found.memory.holes / max(1, found.cost.activations + found.cost.logits) if device.kind == "cpu" else 0.0
     whole, alone = ((cost.activations + cost.logits) * (1 + holes) for cost in (found.cost, one))
     each = (whole - alone) / (rows - 1) if rows > 1 else alone

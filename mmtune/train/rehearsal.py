@@ -27,12 +27,21 @@ class Shape:
 
     Args:
         media: Modality name to one prepared item, as ``Modality.load`` gives it, and the row of every item.
+        padded: Whether some rows are shorter, so that attention needs a mask.
+        packed: Samples that stand one behind the other in the one row, kept apart by their positions; 0: none do.
     """
 
     rows: int
     positions: int
     targets: int
     media: Mapping[str, tuple[Mapping[str, Tensor], list[int]]] = field(default_factory=dict)
+    padded: bool = False
+    packed: int = 0
+
+    @property
+    def samples(self) -> int:
+        """Rows of the data."""
+        return self.packed or self.rows
 
 
 @dataclass(frozen=True)
@@ -78,9 +87,10 @@ def rehearse(
     """
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    media = _media(model, shape)
+    masks = shape.padded or shape.packed > 0 or _hides_slots(model, shape)
     try:
-        with Meter(trained, gradient_bytes) as meter:
+        with Meter(trained, gradient_bytes, full_masks=not masks) as meter:
+            media = _media(model, shape)  # there until the step is over
             if checkpointing:
                 _checkpoint_within(model, meter)
             seen = {name: model._encode(name, inputs) for name, inputs in media.items()}
@@ -147,6 +157,12 @@ def _checkpoint_within(model: MMTuneModel, meter: Meter) -> None:
     model.checkpoint_language_model({"use_reentrant": False, "context_fn": contexts, "preserve_rng_state": False})
 
 
+def _hides_slots(model: MMTuneModel, shape: Shape) -> bool:
+    """Whether nothing attends to placeholders, of which there are some."""
+    counts = (model.method.placeholders(n, model.modalities[n].positions(raw)) for n, (raw, _) in shape.media.items())
+    return model.method.masked_slots and any(counts)
+
+
 def _media(model: MMTuneModel, shape: Shape) -> dict[str, dict[str, Tensor]]:
     """Prepared items as often as they occur, their numbers without content."""
     media: dict[str, dict[str, Tensor]] = {}
@@ -166,6 +182,8 @@ def _scores(model: MMTuneModel, shape: Shape, perception: Perception, all_logits
         place = torch.empty(shape.rows, shape.positions, 1, dtype=torch.bool, device=META).expand_as(embeddings)
         embeddings = embeddings.masked_scatter(place, tokens.to(dtype))
     options: dict[str, Any] = {"use_cache": False}
+    if not shape.packed:
+        options["attention_mask"] = torch.empty(shape.rows, shape.positions, dtype=torch.int64, device=META)
     if model._takes_positions:
         options["position_ids"] = torch.empty(shape.rows, shape.positions, dtype=torch.int64, device=META)
     targets = -(-shape.targets // shape.rows)  # of each row; meta tensors cannot tell which positions they are
