@@ -58,8 +58,9 @@ class MetricsFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self.path is not None and self._file is not None:
+            with writing(self.path):  # what could not be written is tried again
+                self._file.close()
             self._file = None
 
     def write(self, row: Mapping[str, Any]) -> None:
