@@ -73,7 +73,7 @@ class Ledger:
         whole = text[: text.rfind("\n") + 1]
         if whole != text and self._writes:
             write_text(self._path, whole)
-        rows = [json.loads(line) for line in whole.splitlines()]
+        rows = [json.loads(line) for line in whole.split("\n")[:-1]]  # texts may hold other ends of lines
         return {row["id"] for row in rows}, sum(not row["dropped"] for row in rows)
 
     def _write(self, row: Rejected, samples: int, *, dropped: bool) -> None:
@@ -84,5 +84,5 @@ class Ledger:
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         if not self._writes:
             return
-        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
