@@ -43,7 +43,8 @@ class PredictionLog:
         return found
 
     def _read(self, path: Path, found: dict[int, Record]) -> None:
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for line in text.split("\n"):  # answers may hold other ends of lines
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:  # a line that a killed process left half-written

@@ -11,7 +11,7 @@ import pytest
 
 from mmtune.core.errors import DataError, UsageError
 from mmtune.data.sample import conversation
-from mmtune.evaluation.predictions import read_predictions
+from mmtune.evaluation.predictions import PredictionLog, read_predictions
 from mmtune.evaluation.run import Limits, evaluate
 
 ROWS = [conversation("Which?", gold, id=gold) for gold in ("red", "blue")]
@@ -36,6 +36,14 @@ def test_a_log_of_two_evaluations_is_refused(tmp_path: Path) -> None:
     log = [logged(0, prediction="red"), logged(0, key="other", prediction="green")]
     with pytest.raises(DataError, match="2 evaluations"):
         read_predictions(write(tmp_path / "predictions.jsonl", log), ROWS)
+
+
+def test_answers_with_other_ends_of_lines_are_read_back(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path / "predictions.jsonl", "k")
+    answers = [{"prediction": "one\u2028two"}, {"prediction": "one\x85two\r\nthree"}]
+    for row, answer in enumerate(answers):
+        log.append(row, ROWS[row], answer)
+    assert log.read() == dict(enumerate(answers))
 
 
 @pytest.mark.parametrize(("answer", "words"), [(7, "is 7, not a text"), (None, "or no answer"), (["a"], "not a text")])
