@@ -47,7 +47,8 @@ class RunDirectory:
     def write_start(self, recipe: Recipe, command: Sequence[str], extra: Mapping[str, Any]) -> None:
         """Write the resolved recipe, the command and the environment."""
         for name in ("plots", "checkpoints"):
-            (self.folder / name).mkdir(exist_ok=True)
+            with writing(self.folder):
+                (self.folder / name).mkdir(exist_ok=True)
         write_text(self.folder / "recipe.yaml", dump(recipe))
         write_text(self.folder / "command.txt", _written(command))
         write_json(self.folder / "env.json", {**environment(), **extra})
@@ -185,7 +186,8 @@ def _is_leftover(entry: Path) -> bool:
 
 
 def _written(command: Sequence[str]) -> str:
-    return shlex.join(command) + "\n"
+    """A command as its file has it: names that are no text are spelt out."""
+    return shlex.join(command).encode(errors="backslashreplace").decode() + "\n"
 
 
 def _exit_code(status: Mapping[str, Any]) -> int | None:

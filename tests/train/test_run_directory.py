@@ -104,6 +104,8 @@ def test_a_name_that_is_no_text_can_be_written_down(tmp_path: Path) -> None:
     run.write_start(RECIPE, ["mmtune", "--output", "caf\udce9"], {})
     run.log("caf\udce9")
     assert "caf\\udce9" in (tmp_path / "command.txt").read_text()
+    run.set_status("interrupted", verb="finetune")
+    assert not begins_anew(tmp_path, RECIPE, "finetune", ["mmtune", "--output", "caf\udce9"])
     assert "caf\\udce9" in (tmp_path / "log.txt").read_text()
 
 
