@@ -12,7 +12,6 @@ from typing import Any
 
 from mmtune.core.errors import Interruption, MMTuneError
 from mmtune.core.registry import canonical
-from mmtune.nano.apart import apart
 from mmtune.nano.comparison import Comparison, gallery
 from mmtune.nano.course import STAGES, Course
 from mmtune.nano.workplace import Workplace
@@ -24,6 +23,7 @@ from mmtune.report.html import write_quickstart_report
 from mmtune.report.page import write_page
 from mmtune.report.quickstart import label
 from mmtune.report.run import read_rows
+from mmtune.train.apart import apart
 from mmtune.train.display import Display, LoggingDisplay
 from mmtune.train.run_directory import default_command
 

@@ -53,12 +53,14 @@ def planned(
         precision = "fp32" if device.kind == "cpu" else "bf16"
         if target == "auto" and device.kind == "cuda":
             precision = choose_precision("auto", torch.device("cuda"))
-    found, rehearsed = plan(recipe, verb, device, precision, display or LoggingDisplay())
+    display = display or LoggingDisplay()
+    found, rehearsed = plan(recipe, verb, device, precision, display)
     if run_probe:
         place = torch.device("cpu") if device.kind == "cpu" else resolve_device(recipe.run.device)
-        planned_bytes = rehearsed.memory.total
-        found["probe"] = probe(recipe, rehearsed.data, rehearsed.worst_rows, place, precision, planned_bytes)
-        found["memory"]["total"] = found["probe"]["peak_bytes"]
+        media = rehearsed.memory.media  # three steps on one micro-batch do not see those of other rows
+        alone = rehearsed.memory.total - media
+        found["probe"] = probe(recipe, verb, rehearsed.worst_rows, place, precision, alone, display)
+        found["memory"]["total"] = found["probe"]["peak_bytes"] + media
         found["fits"] = found["memory"]["total"] <= device.usable
         found["seconds_estimate"] = round(found["steps"] * found["probe"]["seconds_per_step"], 1)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ import torch
 from mmtune.core.errors import ResourceError
 from mmtune.core.memory import PeakMemory
 from mmtune.model.batches import out_of_memory, to_device
-from mmtune.train.data_setup import Data
+from mmtune.train.apart import apart
+from mmtune.train.data_setup import make_data
+from mmtune.train.display import Display
 from mmtune.train.feed import MicroBatch
 from mmtune.train.model_setup import make_model
 from mmtune.train.optim import make_optimizer, parameter_groups
@@ -18,26 +21,52 @@ from mmtune.train.precision import make_accelerator, seed_everything
 from mmtune.train.recipe import Recipe
 
 _STEPS = 3
+_SMALLER = "--set train.gradient_checkpointing=true, or a smaller --batch-size"
 
 
 def probe(
-    recipe: Recipe, data: Data, rows: list[int], device: torch.device, precision: str, planned_bytes: int
+    recipe: Recipe,
+    verb: str,
+    rows: list[int],
+    device: torch.device,
+    precision: str,
+    planned_bytes: int,
+    display: Display,
 ) -> dict[str, Any]:
     """Load the model and train three steps on some rows; nothing is written.
 
+    What grows is that of a process of its own, as a run is: the heap and the libraries of the one that planned would be
+    there already.
+
     Args:
         rows: Indexes into the data's mixture.
-        planned_bytes: What was expected, to be shown beside what is found.
+        planned_bytes: What was expected of these steps, to be shown beside what is found.
 
     Raises:
         ResourceError: It does not fit, with the size that did not.
     """
+    display.phase("probe")
+    peak, seconds = apart(partial(_steps, recipe, verb, rows, device, precision), display, _SMALLER)
+    return {
+        "steps": _STEPS,
+        "seconds_per_step": round(seconds, 4),
+        "peak_bytes": peak,
+        "planned_bytes": planned_bytes,
+        "planned_over_measured": round(planned_bytes / max(peak, 1), 3),
+    }
+
+
+def _steps(
+    recipe: Recipe, verb: str, rows: list[int], device: torch.device, precision: str, display: Display
+) -> tuple[int, float]:
+    """Most growth of memory in bytes, from before the model is built, and seconds of the fastest step."""
     seed_everything(recipe.train)
     with PeakMemory(device) as memory:
-        model, _ = make_model(recipe, precision, device)
+        model, processor = make_model(recipe, precision, device)
         groups = parameter_groups(model.roles(), recipe.train)
         accelerator = make_accelerator(recipe, precision, device)
         optimizer = accelerator.prepare_optimizer(make_optimizer(groups, recipe.train.betas, recipe.train.optimizer))
+        data = make_data(recipe, verb, model, processor, device, display)
         found: MicroBatch = data.feed.encoding.collate([data.feed.encoding[row] for row in rows])
         if found.batch is None:
             raise found.rejected[0].error
@@ -57,16 +86,10 @@ def probe(
                 raise ResourceError(
                     f"{len(rows)} rows of {inputs['input_ids'].shape[1]} positions do not fit on {device}.",
                     where="--probe",
-                    fix="--set train.gradient_checkpointing=true, or a smaller --batch-size",
+                    fix=_SMALLER,
                 ) from error
             optimizer.zero_grad(set_to_none=True)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - start)
-    return {
-        "steps": _STEPS,
-        "seconds_per_step": round(min(seconds), 4),
-        "peak_bytes": memory.bytes,
-        "planned_bytes": planned_bytes,
-        "planned_over_measured": round(planned_bytes / max(memory.bytes, 1), 3),
-    }
+    return memory.bytes, min(seconds)

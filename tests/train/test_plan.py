@@ -134,7 +134,8 @@ def test_a_plan_has_the_keys_of_the_contract(recipe: Make, tmp_path: Path) -> No
 def test_a_probe_runs_three_steps_and_corrects(recipe: Make, tmp_path: Path) -> None:
     found = planned(recipe(data__cache=str(tmp_path)), target="cpu", run_probe=True)
     assert found["probe"]["steps"] == 3
-    assert found["probe"]["peak_bytes"] == found["memory"]["total"]
+    assert found["probe"]["peak_bytes"] + found["memory"]["media"] == found["memory"]["total"]
+    assert 0.8 < found["probe"]["planned_over_measured"] < 1.25  # in a process of its own it pays for libraries too
 
 
 def test_refusals(recipe: Make, tmp_path: Path) -> None:

@@ -18,20 +18,22 @@ from mmtune.train.display import Display
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 _RESULT, _ERROR = "result", "error"
+_AGAIN = "free memory, then run the same command again: it goes on where it stopped"
 
 
-def apart(work: Callable[[Display], Any], display: Display) -> Any:
+def apart(work: Callable[[Display], Any], display: Display, fix: str = _AGAIN) -> Any:
     """Do work in a new process, with its events shown here.
 
     Args:
         work: Can be pickled; is given a display, and what it returns or raises is returned or raised here. Signals
             are passed on to it.
+        fix: What to do where it was ended from outside.
 
     Raises:
         Interruption: A signal ended the process before it could say so itself.
         ResourceError: It was ended from outside, as for want of memory.
     """
-    command = [sys.executable, "-m", "mmtune.nano.apart"]
+    command = [sys.executable, "-m", "mmtune.train.apart"]
     started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     with started as process, _signals_go_to(process) as passed:
         with suppress(BrokenPipeError):  # it is gone already, which is seen below
@@ -46,7 +48,7 @@ def apart(work: Callable[[Display], Any], display: Display) -> Any:
     if passed:
         raise Interruption(f"Interrupted by {passed[0]}.", fix="run the same command again")
     message = f"The process that trains ended early, with exit code {process.returncode}."
-    raise ResourceError(message, fix="free memory, then run the same command again: it goes on where it stopped")
+    raise ResourceError(message, fix=fix)
 
 
 def _messages(stream: BinaryIO) -> Iterator[tuple[str, Any]]:

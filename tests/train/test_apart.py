@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mmtune.core.errors import Interruption, NumericalError, ResourceError
-from mmtune.nano.apart import apart
+from mmtune.train.apart import apart
 from mmtune.train.display import Display, SilentDisplay
 from mmtune.train.interrupt import StopRequest
 
@@ -98,7 +98,7 @@ def test_signals_are_handed_on() -> None:
 def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     """The caller's own file is not run again in the new process."""
     code = """
-        from mmtune.nano.apart import apart
+        from mmtune.train.apart import apart
         from mmtune.train.display import SilentDisplay
         print(apart(str, SilentDisplay()))
     """
