@@ -11,7 +11,7 @@ from mmtune.core.errors import RecipeError, nearest
 
 
 class Settings(BaseModel):
-    """Base of all typed settings: frozen, no unknown keys, no infinite numbers and none that is not a number."""
+    """Base of all typed settings: frozen, no unknown keys, finite numbers alone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 

@@ -38,9 +38,8 @@ def _card(name: str, gib: float, tera: float) -> Device:
     return Device(name, "cuda", int(gib * _GIB), tera * _TERA)
 
 
-# Memory as the driver reports it; products in bf16 (fp16 where there is none) without sparsity. Rates were compared in
-# November 2026 with public tables of NVIDIA's figures, which name the A100's data sheet (1758950): B200 (HGX, 1,000 W),
-# H200 and H100 (SXM), A100, L40S, RTX 4090, RTX 3090, V100 (SXM). Those of A6000 and T4 were not found again.
+# Memory as the driver reports it; products in bf16 (fp16 where there is none) without sparsity, by NVIDIA's published
+# figures: B200 (HGX, 1,000 W), H200 and H100 (SXM), A100, L40S, RTX 4090, RTX 3090, V100 (SXM). Not checked: A6000, T4.
 CARDS = {
     card.name: card
     for card in (
