@@ -11,10 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from mmtune.data.diskarray import Numbers
 from mmtune.data.intake import Accepted, text_of
 from mmtune.data.media import Found
 from mmtune.data.sample import Media, Part, Sample, Text, Turn
 
+_TOGETHER_BYTES = 1 << 29
 _PART = pa.struct([("text", pa.string()), ("media", pa.int32())])  # one of them is null
 _TURN = pa.struct([("role", pa.string()), ("parts", pa.list_(_PART))])
 _MEDIA = pa.struct(
@@ -93,6 +95,16 @@ def table_of(rows: Sequence[Accepted], roots: Sequence[str], sources: Sequence[S
     made = {name: pa.array(values, WORKING.field(name).type) for name, values in columns.items()}
     made |= {"turns": turns.array(), "media": media.array(), "keys": keys.array()}
     return pa.table([made[name] for name in WORKING.names], schema=WORKING)
+
+
+def rows_at(table: pa.Table, places: Numbers, sizes: Numbers) -> pa.Table:
+    """The rows at ``places``; ``sizes`` says about how many bytes each row of the table takes, ``[R]``.
+
+    Arrow puts all of a column together before it takes rows of it, and no more than 2 GiB go together.
+    """
+    if max(sizes.sum(), sizes[places].sum()) < _TOGETHER_BYTES:
+        return table.take(pa.array(places))
+    return pa.concat_tables([table.slice(place, 1) for place in places.tolist()])
 
 
 def _said(sample: Sample) -> bytes:

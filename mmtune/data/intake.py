@@ -26,6 +26,7 @@ from mmtune.data.sample import Sample
 from mmtune.data.signatures import Signer
 from mmtune.data.sources import claiming, detect, load_format
 
+_EMBEDDED_BYTES = 1 << 30  # of a row; a column holds 2 GiB at once
 _TRIED = 100  # rows whose format is looked at
 
 
@@ -210,6 +211,10 @@ class Judge:
         found = tuple(source.lookup.find(item.uri) for item in sample.media)
         pairs = zip(sample.media, found, strict=True)
         facts = tuple(examine(item, place, self.check, embed=self.embed) for item, place in pairs)
+        embedded = sum(len(known.content or b"") for known in facts)
+        if embedded > _EMBEDDED_BYTES:
+            message = f"The media of the row take {embedded >> 20:,} MiB; {_EMBEDDED_BYTES >> 20:,} can be embedded."
+            raise RowError("media_too_large", message, fix="leave out --embed-media")
         warnings = [*warnings_of(sample), *(warning for known in facts for warning in known.warnings)]
         warnings += [("other_ending", place.path) for place in found if place.rule.endswith("other ending")]
         positions = targets = None

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmtune.core.errors import DataError
-from mmtune.data.columns import SCHEMA
+from mmtune.data.columns import SCHEMA, rows_at
 from mmtune.data.deciding import Decisions, decide
 from mmtune.data.diskarray import Numbers
 from mmtune.data.ledger import Ledger, Rejected
@@ -97,7 +96,7 @@ class Packing:
             for index, name in enumerate(decisions.names):
                 chosen = np.repeat(np.arange(table.num_rows), np.where(split == index, copies, 0))
                 if len(chosen):
-                    writers[name].write(kept.take(pa.array(chosen)), sizes[chosen].tolist())
+                    writers[name].write(rows_at(kept, chosen, sizes), sizes[chosen].tolist())
             for place in np.flatnonzero(copies).tolist():
                 digest.update(f"{decisions.names[split[place]]}\0{copies[place]}\0".encode() + digests[place])
             if self.progress is not None:

@@ -21,12 +21,13 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from mmtune.data.columns import WORKING, table_of
+from mmtune.data.columns import WORKING, rows_at, table_of
 from mmtune.data.intake import Accepted, Judge
 from mmtune.data.ledger import Rejected
 from mmtune.data.lengths import Lengths
 from mmtune.data.reading import RawRow
 
+_EMBEDDED_BYTES = 1 << 28
 Block = Sequence[tuple[int, int, RawRow]]
 """(source, number over all sources, row)"""
 
@@ -68,22 +69,35 @@ class PartMaker:
         return len(block)
 
     def _make(self, number: int, block: Block) -> None:
-        lengths = _lengths(self.model)
-        judged = [self.judge.judge(origin, place, row, lengths) for origin, place, row in block]
-        accepted = [row for row in judged if isinstance(row, Accepted)]
         roots = [[root.folder for root in source.lookup.roots] for source in self.judge.sources]
-        table = table_of(accepted, self.roots, roots)
-        rest = {
-            "rejected": [row.to_json() for row in judged if not isinstance(row, Accepted)],
-            "warnings": [entry for row in accepted for entry in _entries(row)],
-            "rules": Counter(found.rule for row in accepted for found in row.found),
-        }
+        rejected: list[dict[str, Any]] = []
+        warnings: list[dict[str, Any]] = []
+        rules: Counter[str] = Counter()
         path = str(_part(self.folder, number, ".arrow"))
         with pa.OSFile(path, "wb") as file, pa.ipc.new_file(file, WORKING) as writer:
-            writer.write_table(table)
+            for accepted in self._accepted(block, rejected):
+                writer.write_table(table_of(accepted, self.roots, roots))
+                warnings += [entry for row in accepted for entry in _entries(row)]
+                rules.update(found.rule for row in accepted for found in row.found)
+        rest = {"rejected": rejected, "warnings": warnings, "rules": rules}
         partial = _part(self.folder, number, ".partial")
         partial.write_text(json.dumps(rest), encoding="utf-8")
         os.replace(partial, _part(self.folder, number, ".json"))
+
+    def _accepted(self, block: Block, rejected: list[dict[str, Any]]) -> Iterator[list[Accepted]]:
+        """The rows that can be used, as many at once as their embedded media fit into memory; notes the others."""
+        lengths, rows, size = _lengths(self.model), [], 0
+        for origin, place, row in block:
+            judged = self.judge.judge(origin, place, row, lengths)
+            if not isinstance(judged, Accepted):
+                rejected.append(judged.to_json())
+                continue
+            rows.append(judged)
+            size += sum(len(facts.content or b"") for facts in judged.facts)
+            if size >= _EMBEDDED_BYTES:
+                yield rows
+                rows, size = [], 0
+        yield rows
 
 
 def _part(folder: Path, number: int, ending: str) -> Path:
@@ -151,7 +165,7 @@ class MergedParts:
             table = pa.concat_tables([piece.table for piece in pieces])
             order = np.argsort(table["row"].to_numpy(), kind="stable")
             yield Part(
-                table.take(pa.array(order)),
+                rows_at(table, order, table["bytes"].to_numpy()),
                 sorted((row for piece in pieces for row in piece.rejected), key=lambda row: row.row),
                 sorted((entry for piece in pieces for entry in piece.warnings), key=lambda entry: entry["row"]),
                 sum((piece.rules for piece in pieces), Counter()),

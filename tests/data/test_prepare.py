@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mmtune.core.errors import DataError, UsageError
+from mmtune.data import columns, intake, parts
 from mmtune.data.dataset import load_samples
 from mmtune.data.drawing import parse_split
 from mmtune.data.prepare import prepare
@@ -122,6 +123,21 @@ def test_slices_join_to_the_bytes_of_one_run(source: Path, tmp_path: Path, count
     assert joined["rejected"] == 15  # five empty answers, nine copies of the text row, one of a picture's
     with pytest.raises(DataError, match="cannot be used"):
         prepare(slices, tmp_path / "strict")
+
+
+def test_embedded_media_need_not_fit_together(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"embed_media": True, "weights": [1.5]}
+    prepare([source], tmp_path / "whole", **options)
+    monkeypatch.setattr(parts, "_EMBEDDED_BYTES", 100)  # a row or two
+    monkeypatch.setattr(columns, "_TOGETHER_BYTES", 100)
+    prepare([source], tmp_path / "apart", **options)
+    for index in (1, 2):
+        prepare([source], tmp_path / f"slice{index}", shard=(index, 2), **options)
+    prepare([tmp_path / "slice1", tmp_path / "slice2"], tmp_path / "joined")
+    assert _bytes(tmp_path / "apart") == _bytes(tmp_path / "joined") == _bytes(tmp_path / "whole")
+    monkeypatch.setattr(intake, "_EMBEDDED_BYTES", 10)
+    with pytest.raises(DataError, match="media_too_large"):
+        prepare([source], tmp_path / "out", **options)
 
 
 def test_slices_must_be_complete_and_alike(source: Path, tmp_path: Path) -> None:
