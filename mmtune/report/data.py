@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -51,26 +51,26 @@ def write_data_report(folder: str | Path, *, count: int = 8) -> Path:
     return write_page(folder / "report.html", page)
 
 
-def _take(samples: Sequence[Sample], count: int) -> list[Sample]:
+def _take(samples: Sequence[Sample], count: int) -> Iterator[Sample]:
     """Rows spread over the data; those whose media cannot be had now (an URL) are passed over."""
-    found = []
     for index in spread(count, len(samples)):
         with suppress(DataError):
-            found.append(samples[index])
-    return found
+            yield samples[index]
 
 
-def _counts(samples: Sequence[Sample]) -> list[tuple[str, str]]:
-    """What an average row looks like."""
-    if not samples:
+def _counts(samples: Iterable[Sample]) -> list[tuple[str, str]]:
+    """What an average row looks like. Rows are not kept: media may be embedded in them."""
+    turns, media, answers = list[int](), list[int](), list[int]()
+    for sample in samples:
+        turns.append(len(sample.turns))
+        media.append(len(sample.media))
+        answers += [len(turn.text.split()) for turn in sample.turns if turn.role == "assistant"]
+    if not turns:
         return []
-    turns = [len(sample.turns) for sample in samples]
-    media = [len(sample.media) for sample in samples]
-    answers = [len(turn.text.split()) for sample in samples for turn in sample.turns if turn.role == "assistant"]
     rows = [("turns", _spread(turns)), ("media", _spread(media)), ("words an answer", _spread(answers))]
     text_only = sum(not number for number in media)
     if text_only:
-        rows.append(("rows without media", f"{100 * text_only / len(samples):.0f} %"))
+        rows.append(("rows without media", f"{100 * text_only / len(turns):.0f} %"))
     return rows
 
 
