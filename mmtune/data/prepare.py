@@ -18,7 +18,7 @@ from mmtune.data.locate import locate, slice_of
 from mmtune.data.media import CheckMedia, MediaLookup
 from mmtune.data.oddities import check_codes
 from mmtune.data.packing import Packing
-from mmtune.data.parts import PartMaker
+from mmtune.data.parts import FolderParts, PartMaker
 from mmtune.data.signatures import Likeness, Signer
 from mmtune.data.slices import join_slices, write_slice
 from mmtune.data.working import Progress, make_parts
@@ -142,7 +142,8 @@ def _prepare(
     roots = described["media_roots"]
     judge = Judge(tuple(sources), wishes.check_media, wishes.embed_media, frozenset(wishes.reject), signer)
     with workplace(target, described) as working:
-        need_space(working, 2 * sum(source.path.stat().st_size for source in sources if source.path.is_file()))
+        size = sum(source.path.stat().st_size for source in sources if source.path.is_file())
+        need_space(working, 2 * size - FolderParts(working / PARTS).num_bytes())
         maker = PartMaker(judge, working / PARTS, roots, wishes.model)
         choice = _chosen(sources, wishes.max_samples, wishes.seed, wishes.shard)
         parts = make_parts(maker, choice, workers=workers, progress=progress)

@@ -65,7 +65,10 @@ def test_killed_and_taken_up_again(source: Path, tmp_path: Path, monkeypatch: py
         prepare([source], tmp_path / "out", **OPTIONS)
     assert made == [4, 5, 6, 7]
     monkeypatch.setattr(PartMaker, "make", make)
+    needed: list[int] = []
+    monkeypatch.setattr("mmtune.data.prepare.need_space", lambda folder, size: needed.append(size))
     prepare([source], tmp_path / "out", **OPTIONS)
+    assert needed[0] < 2 * source.stat().st_size  # what is there already needs no space
     assert _bytes(tmp_path / "out") == _bytes(tmp_path / "whole")
     assert not (tmp_path / ".out.partial").exists()
 
