@@ -18,6 +18,7 @@ from mmtune.core.errors import MissingExtraError, MMTuneError, NotPossibleError
 BITS = (4, 8)
 EXTRAS = {"bitsandbytes": "quant", "torchao": "torchao"}
 _GROUP = 32  # weights of torchao's 4 bits that share a scale
+_TILES = (8, 1024)  # rows and columns of torchao's 4 bits come in multiples of these
 _OUTLIERS = 6.0  # LLM.int8: features beyond it are computed in 16 bits
 _BLOCK, _OUTER_BLOCK = 64, 256  # NF4: numbers that share a constant, and constants that share one of their own
 _CODES = 4 * (16 + 256 + 1)  # both tables of values and the constants' mean, in float32
@@ -81,8 +82,10 @@ def _by_torchao(bits: int, device: torch.device) -> dict[str, Any]:
     return {"quantization_config": TorchAoConfig(kind), "device_map": {"": device}}
 
 
-def quantised_bytes(rows: int, columns: int, bits: int) -> int:
+def quantised_bytes(rows: int, columns: int, bits: int, quantiser: str = "bitsandbytes") -> int:
     """Bytes of a matrix in 4 or 8 bits with its constants.
+
+    torchao's 4 bits have a scale and a zero point in bfloat16 for each group, in tiles that rows and columns fill up.
 
     Source:
         QLoRA (arXiv 2305.14314), section 3: NF4 in blocks of 64, their constants in 8 bits in blocks of 256;
@@ -91,6 +94,9 @@ def quantised_bytes(rows: int, columns: int, bits: int) -> int:
     numbers = rows * columns
     if bits == 8:
         return numbers + 4 * rows
+    if quantiser == "torchao":
+        tiled, wide = (-(-size // tile) * tile for size, tile in zip((rows, columns), _TILES, strict=True))
+        return tiled * wide // 2 + 2 * 2 * tiled * wide // _GROUP
     blocks = -(-numbers // _BLOCK)
     return -(-numbers // 2) + blocks + 4 * -(-blocks // _OUTER_BLOCK) + _CODES
 

@@ -179,7 +179,7 @@ def weight_bytes(recipe: Recipe, model: MMTuneModel) -> int:
     if bits is None:
         return stored
     for matrix in _quantised(model):
-        stored += quantised_bytes(*matrix.shape, bits) - matrix.numel() * matrix.element_size()
+        stored += quantised_bytes(*matrix.shape, bits, recipe.tune.quantiser) - matrix.numel() * matrix.element_size()
     return stored
 
 
@@ -188,6 +188,6 @@ def _largest_quantised(recipe: Recipe, model: MMTuneModel) -> int:
 
 
 def _quantised(model: MMTuneModel) -> list[nn.Parameter]:
-    """The matrices that bitsandbytes replaces: those of the language model's blocks, LoRA's left out."""
+    """The matrices that are replaced: those of the language model's blocks, LoRA's left out."""
     own = set(map(id, model.roles()["language"]))
     return [p for block in model.host.blocks() for p in block.parameters() if p.dim() == 2 and id(p) in own]

@@ -6,8 +6,9 @@ The model is built on the meta device and one step of the real data's largest mi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from mmtune.train.display import Display
 from mmtune.train.footprint import Memory, kept_bytes, memory_of, rows_of_process
 from mmtune.train.model_setup import make_model
 from mmtune.train.recipe import Recipe
+from mmtune.train.refusals import is_possible, refuse_planned
 from mmtune.train.rehearsal import Cost, Shape, rehearse
 
 _FLOAT32, _MOMENTS = 4, 2  # as a checkpoint keeps what is trained and what AdamW knows of it
@@ -51,26 +53,29 @@ class Rehearsed:
 
 
 def plan(
-    recipe: Recipe, verb: str, device: Device, precision: str, display: Display
+    recipe: Recipe, verb: str, device: Device, precision: str, display: Display, *, here: bool = True
 ) -> tuple[dict[str, Any], Rehearsed]:
     """The JSON of ``mmtune plan``, without a probe, and what it is made of.
 
     Args:
         precision: fp32, bf16 or fp16, as the run will compute on this device.
+        here: Whether the run is to be on this machine.
 
     Raises:
         NotPossibleError: A model that cannot be rehearsed.
         MMTuneError: Whatever the run itself would refuse.
     """
+    refuse_planned(recipe, device.kind, precision, here=here)
     found = rehearse_run(recipe, verb, precision, display, device.kind)
     one, mean = row_costs(found, recipe)
     steps, positions = _extent(recipe, found)
     per_position = found.cost.step_flops / (found.worst.rows * found.worst.positions)
     devices = [*([] if device.name in CARDS else [device]), *CARDS.values()]
     fits = [_fit(card, found, one) for card in devices]
-    here = next(row for row in fits if row["device"] == device.name)
+    own = next(row for row in fits if row["device"] == device.name)
+    possible = partial(is_possible, kind=device.kind, precision=precision, here=here)
     values = {
-        "fits": here["fits"],
+        "fits": own["fits"],
         "device": device.name,
         "device_bytes": device.memory,
         "precision": precision,
@@ -89,7 +94,7 @@ def plan(
         "seconds_estimate": round(per_position * positions / (device.rate * _UTILISATION), 1),
         "disk_bytes": _disk(recipe, found.trainable),
         "devices": fits,
-        "advice": _advice(recipe, here, any(row["fits"] for row in fits)),
+        "advice": _advice(recipe, own, any(row["fits"] for row in fits), possible),
         "probe": None,
     }
     return values, found
@@ -197,20 +202,30 @@ def _fit(device: Device, found: Rehearsed, one: Cost) -> dict[str, Any]:
     }
 
 
-def _advice(recipe: Recipe, here: dict[str, Any], anywhere: bool) -> list[str]:
-    """What to change, the least costly first, where a plan does not fit its device."""
-    if here["fits"]:
+def _advice(recipe: Recipe, own: dict[str, Any], anywhere: bool, possible: Callable[..., bool]) -> list[str]:
+    """What to change, the least costly first, where a plan does not fit its device; nothing that a run refuses.
+
+    Args:
+        possible: Whether a run of a recipe with changed sections would not be refused.
+    """
+    if own["fits"]:
         return []
     size = recipe.run.num_processes
-    rows = here["batch_size"] * (1 if recipe.train.accumulation % size == 0 else size)
+    rows = own["batch_size"] * (1 if recipe.train.accumulation % size == 0 else size)
     given = recipe.train.tokens_per_batch is None
     found = [f"--batch-size {rows}"] if rows and given else []
     if not rows or not given:
         found += [] if given else ["a smaller train.tokens_per_batch"]
-        found += [] if recipe.train.gradient_checkpointing else ["--set train.gradient_checkpointing=true"]
-        found += {"full": ["--tune lora"], "lora": ["--tune qlora"]}.get(recipe.tune.kind, [])
-        if recipe.run.strategy == "ddp" and recipe.tune.kind != "qlora":
-            found.append(f"--num-processes {max(2, 2 * size)} --set run.strategy=fsdp")
+        changes: list[tuple[str, dict[str, Any]]] = []
+        if not recipe.train.gradient_checkpointing:
+            changes.append(("--set train.gradient_checkpointing=true", {"train": {"gradient_checkpointing": True}}))
+        smaller = {"full": "lora", "lora": "qlora"}.get(recipe.tune.kind)
+        if smaller is not None:
+            changes.append((f"--tune {smaller}", {"tune": {"kind": smaller}}))
+        if recipe.run.strategy == "ddp":
+            more, run = max(2, 2 * size), {"strategy": "fsdp", "num_processes": max(2, 2 * size)}
+            changes.append((f"--num-processes {more} --set run.strategy=fsdp", {"run": run}))
+        found += [text for text, sections in changes if possible(recipe, sections)]
         found += ["a smaller data.max_length"] if not anywhere else []
     return found
 

@@ -54,7 +54,7 @@ def planned(
         if target == "auto" and device.kind == "cuda":
             precision = choose_precision("auto", torch.device("cuda"))
     display = display or LoggingDisplay()
-    found, rehearsed = plan(recipe, verb, device, precision, display)
+    found, rehearsed = plan(recipe, verb, device, precision, display, here=here)
     if run_probe:
         place = torch.device("cpu") if device.kind == "cpu" else resolve_device(recipe.run.device)
         media = rehearsed.memory.media  # three steps on one micro-batch do not see those of other rows

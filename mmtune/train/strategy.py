@@ -31,9 +31,25 @@ def refuse_strategy(recipe: Recipe, precision: str) -> None:
         NotPossibleError: A quantised, 8-bit or float16 model or an encoder in shares; offloading without shares; a
             launcher that is set up for another engine.
     """
+    if recipe.run.strategy in STAGES:
+        require_deepspeed(recipe.run.strategy)
+    refuse_sharing(recipe, precision)
+    for name in ("DEEPSPEED", "MEGATRON_LM", "FSDP"):
+        if is_launched() and os.environ.get(f"ACCELERATE_USE_{name}") == "true":
+            raise NotPossibleError(
+                f"accelerate was set up for {name}; how the model is shared out is said in the recipe.",
+                where="accelerate launch",
+                fix="launch with --multi_gpu, and --set run.strategy=fsdp for shares",
+            )
+
+
+def refuse_sharing(recipe: Recipe, precision: str) -> None:
+    """What no machine can do, whatever is installed there.
+
+    Raises:
+        NotPossibleError: See :func:`refuse_strategy`.
+    """
     strategy, where = recipe.run.strategy, recipe.where("run.strategy")
-    if strategy in STAGES:
-        require_deepspeed(strategy)
     for is_asked, message, fix in _refusals(recipe, precision):
         if is_asked:
             raise NotPossibleError(message, where=where, fix=fix)
@@ -43,13 +59,6 @@ def refuse_strategy(recipe: Recipe, precision: str) -> None:
             where=recipe.where("run.offload"),
             fix="--set run.strategy=fsdp with --num-processes 2 or more",
         )
-    for name in ("DEEPSPEED", "MEGATRON_LM", "FSDP"):
-        if is_launched() and os.environ.get(f"ACCELERATE_USE_{name}") == "true":
-            raise NotPossibleError(
-                f"accelerate was set up for {name}; how the model is shared out is said in the recipe.",
-                where="accelerate launch",
-                fix="launch with --multi_gpu, and --set run.strategy=fsdp for shares",
-            )
 
 
 def _refusals(recipe: Recipe, precision: str) -> list[tuple[bool, str, str]]:
