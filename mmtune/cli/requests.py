@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import DataError, MediaError, NotPossibleError, UsageError, nearest
+from mmtune.data.checks import check_text
 from mmtune.data.markers import LIST_KEYS, cut_at_markers
 from mmtune.data.media import MediaLookup
 from mmtune.data.messages import MediaQueue, RowError, media_lists, parts_of_text, sample_of_messages
@@ -68,7 +69,7 @@ def prompt_sample(
 
     Raises:
         NotPossibleError: The model has no such modality.
-        DataError: Markers and items do not match.
+        DataError: Markers and items do not match, or the text is none that can be encoded.
     """
     given = reading.named(media)
     _check_modalities(given, reading, where)
@@ -78,6 +79,7 @@ def prompt_sample(
         prompt = ("" if reading.raw else "\n").join([*lines, prompt])
     queue = MediaQueue(given)
     try:
+        check_text(prompt)
         turn = Turn("user", parts_of_text(prompt, queue, reading.markers))
         queue.finish()
     except RowError as error:
@@ -102,6 +104,8 @@ def message_sample(body: Any, reading: Reading, *, id: str = "0", where: str, lo
         given = reading.named(media_lists(body, reading.keys))
         _check_modalities(given, reading, where)
         sample = sample_of_messages(body["messages"], id=id, media=given, markers=reading.markers, source=where)
+        for turn in sample.turns:
+            check_text(turn.text)
     except RowError as error:
         raise DataError(error.message, where=where, fix=error.fix) from error
     sample = replace(sample, turns=tuple(_named(turn, reading) for turn in sample.turns))

@@ -38,7 +38,7 @@ def check_sample(sample: Sample) -> None:
     for turn in sample.turns:
         for part in turn.parts:
             if isinstance(part, Text):
-                _check_text(part.text)
+                check_text(part.text)
     opening = 1 if sample.turns[0].role == "system" else 0
     if any(turn.role == "system" for turn in sample.turns[opening:]):
         raise RowError("system_not_first", "A system turn stands after the first turn.", fix="put it first, once")
@@ -47,7 +47,12 @@ def check_sample(sample: Sample) -> None:
     _check_talk(sample, opening)
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str) -> None:
+    """Check that a text can be encoded.
+
+    Raises:
+        RowError: ``bad_unicode`` or ``private_character``.
+    """
     if text.isascii():
         return
     if _PRIVATE in text:

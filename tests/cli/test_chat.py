@@ -51,6 +51,7 @@ def test_reset_forgets(say: Any, picture: Path) -> None:
     ("line", "words"),
     [
         ("/imge x.png", "/image"),
+        ("Hi \udcff", "surrogate"),  # as a byte that is no UTF-8 comes in
         ("/image", "/image FILE"),
         ("/image gone.png", "no file"),
         ("/video x", "/help"),
