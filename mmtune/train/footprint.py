@@ -95,6 +95,7 @@ def memory_of(
     during = max(during, held.gradients) + workspace
     passing = whole or cost  # blocks that run again pass through the heap too, one at a time
     holes = int(holes_share() * (passing.activations + passing.logits)) if kind == "cpu" else 0
+    holes = max(0, holes - held.optimizer)  # moments are made when the first backward has left its holes
     libraries, media = (_LIBRARIES, kept) if kind == "cpu" else (0, 0)
     memory = Memory(
         weights=held.weights,

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import platform
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from mmtune.core.errors import NotPossibleError
 from mmtune.model.quantised import quantised_bytes
 from mmtune.train.footprint import Memory, memory_of, moment_bytes, rows_of_process
 from mmtune.train.model_setup import make_model
 from mmtune.train.planning import planned
 from mmtune.train.recipe import Recipe
-from mmtune.train.rehearsal import Shape
+from mmtune.train.rehearsal import Shape, rehearse
 from tests.tiny import save_tiny_lm, save_tiny_vision
 from tests.train.conftest import write_rows
 
@@ -42,6 +46,9 @@ def test_bytes_of_quantised_matrices() -> None:
     four = quantised_bytes(4096, 11008, 4)
     assert 4.12 < 8 * four / (4096 * 11008) < 4.13  # 4 + 8/64 + 32/(64 * 256) bits a number: QLoRA, section 3
     assert quantised_bytes(3, 5, 4) == 8 + 1 + 4 + 4 * 273
+    assert 8 * quantised_bytes(4096, 4096, 4, "torchao") == 5 * 4096**2  # 4 + (16 + 16)/32
+    assert quantised_bytes(3, 5, 4, "torchao") == 5 * 8 * 1024 // 8  # whole tiles
+    assert quantised_bytes(3, 5, 8, "torchao") == 3 * 5 + 3 * 4
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -95,6 +102,30 @@ def test_the_process_itself_counts_on_the_cpu_alone(recipe: Make) -> None:
     assert again.holes == plain.holes  # blocks that run again pass through the heap too
 
 
+def test_padding_and_packing_are_planned_with_their_masks(recipe: Make) -> None:
+    model, _ = make_model(recipe(tune__kind="lora"), "fp32", META)
+    blocks, full = len(model.host.blocks()), Shape(4, 96, 16)
+    plain = rehearse(model, full)
+    padded = rehearse(model, replace(full, padded=True))
+    one = rehearse(model, Shape(1, 4 * 96, 16))
+    packed = rehearse(model, Shape(1, 4 * 96, 16, packed=4))
+    assert padded.activations - plain.activations >= 4 * blocks * 4 * 96**2  # a float32 of every pair in each block
+    assert packed.activations - one.activations >= 4 * blocks * (4 * 96) ** 2
+    assert padded.step_flops == plain.step_flops
+
+
+def test_prepared_media_that_stay_are_planned(recipe: Make, tmp_path: Path) -> None:
+    def media(**changes: Any) -> int:
+        found: int = planned(recipe(data__cache=str(tmp_path), **changes), target="cpu")["memory"]["media"]
+        return found
+
+    model, _ = make_model(recipe(), "fp32", META)
+    picture = model.modalities["image"].load(Image.new("RGB", (20, 16)))["pixel_values"].nbytes
+    assert media() == 12 * picture  # 8 steps of 3 rows see each of the 12 rows twice
+    assert media(train__max_steps=4) == 0
+    assert media(data__cache_features=True) == 0
+
+
 def test_qlora_is_planned_and_what_does_not_fit_says_what_to_change(recipe: Make, tmp_path: Path) -> None:
     found = planned(recipe(tune__kind="qlora", data__cache=str(tmp_path)), target="t4-16g")
     assert found["fits"]
@@ -110,17 +141,27 @@ def test_qlora_is_planned_and_what_does_not_fit_says_what_to_change(recipe: Make
         "--set train.gradient_checkpointing=true", "--tune lora", "--num-processes 2 --set run.strategy=fsdp",
         "a smaller data.max_length",
     ]  # fmt: skip
+    compiled = recipe(tune__kind="full", model__base=str(folder), train__compile=True, data__cache=str(tmp_path))
+    assert "--set train.gradient_checkpointing=true" not in planned(compiled, target="t4-16g")["advice"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"run__strategy": "fsdp", "run__num_processes": 2, "tune__kind": "qlora"}, "Quantised"),
+        ({"run__strategy": "zero3", "run__num_processes": 2, "tune__bits": 8}, "Quantised"),
+        ({"run__offload": True}, "offload"),
+        ({"train__compile": True, "train__gradient_checkpointing": True}, "compile"),
+    ],
+)
+def test_what_a_run_refuses_is_not_planned(changes: dict[str, Any], word: str, recipe: Make) -> None:
+    with pytest.raises(NotPossibleError, match=word):
+        planned(recipe(**changes), target="h200")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap of another C library was not measured")
-@pytest.mark.parametrize(
-    "method",
-    [
-        "llava",
-        pytest.param("vlora", marks=pytest.mark.xfail(reason="known gap, .84 on long texts: docs/adr/0021")),
-    ],
-)
+@pytest.mark.parametrize("method", ["llava", "vlora"])
 def test_a_run_takes_what_was_planned(method: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "head_dim": 64}
     base = save_tiny_lm(tmp_path / "lm", **sizes, num_key_value_heads=4, vocab_size=8000)
@@ -136,10 +177,14 @@ def test_a_run_takes_what_was_planned(method: str, tmp_path: Path) -> None:
     if method == "vlora":
         sets += ["model.settings={dim: 64, rank: 8, depth: 2, heads: 4, types: qkvom, every: 2}"]
     command = [sys.executable, "-m", "mmtune", "finetune", "--json", "-q", "--method", method, "--base", base]
-    command += ["--vision", vision, "--data", str(data), "--output", str(tmp_path / "run")]
+    command += ["--vision", vision, "--data", str(data)]
     for one in sets:
         command += ["--set", one]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)["memory"]
-    assert 0.85 < found["planned_bytes"] / found["measured_bytes"] < 1.15
+    ratios = []
+    for index in range(3):  # equal runs differ by up to a tenth to either side: where holes come about is chance
+        again = [*command, "--output", str(tmp_path / f"run-{index}")]
+        done = subprocess.run(again, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)["memory"]
+        ratios.append(found["planned_bytes"] / found["measured_bytes"])
+    assert 0.85 < statistics.median(ratios) < 1.15
