@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mmtune.cli.console import Console, Result
-from mmtune.cli.options import DEVICE, DTYPE, MEDIA_ROOT, MODEL, POSITIVE, one_of
+from mmtune.cli.options import DEVICE, DTYPE, MEDIA_ROOT, MODEL, POSITIVE, one_of, readable
 from mmtune.cli.requests import read_stdin
 from mmtune.core.errors import UsageError
 
@@ -60,7 +60,8 @@ def run(
     request = Request(model, prompt, messages, read, device, dtype, tuple(media_root or ()), allow_outside)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "num_beams": num_beams,
-        "stop": tuple(stop or ()), "seed": seed, "logprobs": logprobs, "template": template, "system": system,
+        "stop": tuple(readable("--stop", text) for text in stop or ()), "system": readable("--system", system),
+        "seed": seed, "logprobs": logprobs, "template": template,
         "positions": one_of("--positions", positions, ("training", "original")),
     }  # fmt: skip
     if batch is None:

@@ -43,6 +43,19 @@ def one_of(option: str, given: str, allowed: Sequence[str]) -> str:
     raise UsageError(message, where=option, fix=fix, allowed=allowed)
 
 
+def readable(option: str, given: str | None) -> str | None:
+    """A text as it was given.
+
+    Raises:
+        UsageError: It holds bytes that are not UTF-8.
+    """
+    try:
+        (given or "").encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError("The text is not valid UTF-8.", where=option, fix="repair the text") from error
+    return given
+
+
 def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
     """``NAME=VALUE`` options as a mapping.
 

@@ -186,6 +186,9 @@ def check_consistency(recipe: Recipe) -> None:
         message = f"tune.bits is {recipe.tune.bits} but tune.kind is '{kind}': quantised weights cannot be trained."
         fix = "--tune method or --tune qlora, or tune.bits: null"
         raise RecipeError(message, where=recipe.where("tune.bits"), fix=fix)
+    if recipe.tune.bits is None and kind != "qlora" and recipe.tune.quantiser != "bitsandbytes":
+        message = f"tune.quantiser is {recipe.tune.quantiser} but nothing is quantised: tune.bits is null."
+        raise RecipeError(message, where=recipe.where("tune.quantiser"), fix="--set tune.bits=8, or leave it out")
 
 
 def _refuse_unknown_sections(layers: Sequence[Layer]) -> None:

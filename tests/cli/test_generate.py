@@ -195,6 +195,8 @@ def test_answers_never_replace_the_prompts(mmtune: Run, checkpoint: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
+        (("--prompt", "x", "--system", "\udcff"), 2),
+        (("--prompt", "x", "--stop", "\udcff"), 2),
         ((), 2),
         (("--batch", "b.jsonl"), 2),
         (("--output", "x.jsonl"), 2),

@@ -47,6 +47,15 @@ def test_epochs_alone_lift_the_steps_of_a_lower_layer() -> None:
     assert (apart.epochs, apart.max_steps) == (3.0, 5)
 
 
+def test_a_quantiser_without_bits_is_refused() -> None:
+    with pytest.raises(RecipeError, match="nothing is quantised"):
+        resolve("finetune", overrides={"method": "vlora"}, sets=["tune.quantiser=torchao"])
+    assert (
+        resolve("finetune", overrides={"method": "vlora"}, sets=["tune.quantiser=torchao", "tune.bits=8"]).tune.bits
+        == 8
+    )
+
+
 def test_one_learning_rate_keeps_the_others() -> None:
     recipe = resolve("finetune", preset="llava-1.5-7b-lora", overrides={"train.learning_rate": 1e-3})
     assert recipe.train.learning_rate == {"default": 1e-3, "projector": 2e-5}
