@@ -28,7 +28,7 @@ from mmtune.train.display import Display, LoggingDisplay
 from mmtune.train.run_directory import default_command
 
 SIZES: Mapping[str, int] = {"train": 4000, "val": 160, "test": 800, "test_heldout": 400}
-BUDGET: Mapping[str, int] = {"pretrain": 300, "finetune": 900}
+BUDGET: Mapping[str, int] = {"pretrain": 300, "finetune": 1050}
 """Steps of each stage for methods that are compared; a method alone takes those of its own recipes."""
 
 _LOG = logging.getLogger(__name__)
