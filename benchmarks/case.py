@@ -24,11 +24,13 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from mmtune.core.memory import memory_in_use, peak_memory_bytes
 from mmtune.methods import METHODS
 from mmtune.modalities.image import ImageModality
 from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.sources import resolve_source
+from mmtune.train.files import folder_bytes
 from mmtune.train.presets import load_preset
 from mmtune.train.rehearsal import prompt_flops
 
@@ -53,13 +55,12 @@ VISION_B16 = {
 def main() -> None:
     case = json.loads(sys.argv[1])
     torch.set_num_threads(case["threads"])
-    process = psutil.Process()
-    load_before, before = psutil.getloadavg()[0], process.memory_info().rss
+    load_before, before = psutil.getloadavg()[0], memory_in_use()
     with tempfile.TemporaryDirectory() as scratch:
         model = build(case["base"], case["method"], Path(scratch))
         batch = make_batch(model, case["batch_size"], case["text"])
         found = {"operations": count_operations(model, batch), **measure(model, batch, case)}
-        found["peak_memory_bytes"] = peak_rss() - before
+        found["peak_memory_bytes"] = peak_memory_bytes() - before
         found["checkpoint_bytes"] = checkpoint_bytes(model, Path(scratch) / "checkpoint")
     found["parameters"] = {
         "language": sum(p.numel() for p in model.language_model.parameters()),
@@ -190,18 +191,10 @@ def timed(work: Callable[[], None], times: int, warm_up: int = 1) -> dict[str, f
     return {"median_s": statistics.median(walls), "least_s": min(walls), "processor_s": min(processor)}
 
 
-def peak_rss() -> int:
-    """The most memory this process has had, in bytes."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
 def checkpoint_bytes(model: MMTuneModel, folder: Path) -> int:
     """What is written when this model is saved: the method alone."""
     model.save_pretrained(str(folder))
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return folder_bytes(folder)
 
 
 def flops(model: MMTuneModel, case: Mapping[str, Any]) -> dict[str, float]:

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -27,6 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from mmtune.core.memory import memory_in_use, peak_memory_bytes
 from mmtune.modalities.image import ImageModality
 from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.modeling import MMTuneModel
@@ -139,14 +139,14 @@ def our_model() -> MMTuneModel:
 def run(name: str, workload: str, rounds: int, end: Connection) -> None:
     """One contestant in a process of its own: a step for every message, then its peak memory."""
     batches = rows_of(workload)
-    before = psutil.Process().memory_info().rss
+    before = memory_in_use()
     if name in ("mmtune", "all_logits"):
         _run_ours(batches, rounds, end, focused=name == "mmtune")
     else:
         rows = [row for batch in batches for row in batch]
         random.Random(1).shuffle(rows)
         _run_trainer(name, [*batches[0], *rows * rounds], end)
-    end.send({"peak_bytes": _peak() - before})
+    end.send({"peak_bytes": peak_memory_bytes() - before})
 
 
 def _run_ours(batches: list[list[dict[str, Any]]], rounds: int, end: Connection, *, focused: bool) -> None:
@@ -273,9 +273,3 @@ class _Clock:
             "loss": loss,
             "load": psutil.getloadavg()[0],
         }
-
-
-def _peak() -> int:
-    """The most memory this process has had, in bytes."""
-    text = Path("/proc/self/status").read_text(encoding="utf-8")
-    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from mmtune.model.processing import MMTuneProcessor
 from mmtune.train.data_setup import Data
 from mmtune.train.display import Display
 from mmtune.train.features import FeatureStore, KeptModality, encoder_key
-from mmtune.train.files import writing
+from mmtune.train.files import folder_bytes, writing
 from mmtune.train.recipe import Recipe
 from mmtune.train.team import Team
 
@@ -85,7 +84,7 @@ class KeptFeatures:
                     media[name].add(hash(item.uri) if isinstance(item.uri, (str, bytes)) else id(item.uri))
         for name, kept in self.modalities.items():
             each = self.entry_bytes[name]
-            there = _num_bytes(kept.store.folder)
+            there = folder_bytes(kept.store.folder)
             wanted = max(0, len(media[name]) * each - there)
             with writing(self.root):
                 self.root.mkdir(parents=True, exist_ok=True)
@@ -134,7 +133,7 @@ def keep_features(
         return None
     root = cache_folder(recipe.data.cache) / _FOLDER
     limit = int(recipe.data.cache_features_gb * _GB)
-    room = max(0, limit - _num_bytes(root)) // team.size
+    room = max(0, limit - folder_bytes(root)) // team.size
     found: dict[str, KeptModality] = {}
     entry_bytes = {}
     for name, modality in model.modalities.items():
@@ -152,15 +151,3 @@ def keep_features(
         raise NotPossibleError(message, where=recipe.where("data.cache_features"), fix=_OFF)
     model.modalities = {**model.modalities, **found}
     return KeptFeatures(found, entry_bytes, root, limit)
-
-
-def _num_bytes(folder: Path) -> int:
-    """Of all files in a folder and below."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(place, name)).st_size
-            except OSError:  # another process was faster
-                continue
-    return total

@@ -91,6 +91,16 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; 0 where there is none."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # another process was faster
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
+
+
 def replace_folder(partial: Path, final: Path) -> None:
     """Put a finished folder in place of an older one."""
     umask = os.umask(0)

@@ -21,18 +21,9 @@ from mmtune.convert.run import convert
 from mmtune.core.errors import NotPossibleError
 from mmtune.data.sample import conversation
 from mmtune.model.processing import load_tokenizer
-from tests.convert.originals import LLAVA, LLM, read_json, write_json
+from tests.convert.originals import CLIP, LLAVA, LLM, read_json, write_json
 
-TOWER = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 3,
-    "patch_size": 7,
-    "image_size": 28,
-    "vision_use_head": False,
-}
+TOWER = {"model_type": "siglip_vision_model", **CLIP, "vision_use_head": False}
 
 
 def make_folder(folder: Path, *, layer: int = -1, strategy: str = "full", head: bool = False) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.examples.loading import module_of
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"
 WITHOUT = "scikit-learn holds the digits"
 
@@ -19,12 +20,7 @@ WITHOUT = "scikit-learn holds the digits"
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
     pytest.importorskip("sklearn", reason=WITHOUT)
-    spec = importlib.util.spec_from_file_location("make_digits", EXAMPLE / "make_digits.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(EXAMPLE / "make_digits.py")
 
 
 @pytest.fixture(scope="module")

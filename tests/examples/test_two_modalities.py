@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import wave
 from pathlib import Path
@@ -16,6 +15,7 @@ from mmtune.evaluation.run import evaluate
 from mmtune.model.build import load
 from mmtune.train.recipe import resolve
 from mmtune.train.run import train
+from tests.examples.loading import module_of
 
 pytest.importorskip("soundfile", reason="the extra audio reads sounds")
 pytest.importorskip("soxr", reason="the extra audio reads sounds")
@@ -25,12 +25,7 @@ SMALL = {"train": 20, "val": 5, "test": 14, "ear_steps": 2}
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_two_modalities", EXAMPLE / "make_data.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(EXAMPLE / "make_data.py")
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import MMTuneError
 from mmtune.report.compare.runs import Run, stages
 from mmtune.report.compare.speed import Measured
 from mmtune.train.display import SilentDisplay
+from mmtune.train.files import folder_bytes
 from mmtune.train.plan import rehearse_run, row_costs
 from mmtune.train.recipe import resolve
 
@@ -57,11 +57,6 @@ def _sum(values: Sequence[float | None]) -> float | None:
     """The sum; None where a part is not known."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def training_flops_per_sample(run: Run) -> tuple[float | None, list[str]]:
