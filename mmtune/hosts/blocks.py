@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -72,12 +73,25 @@ def _pass_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return hidden_states
 
 
+@dataclass(slots=True)
+class _Folded:
+    """An adapter with its experts mixed, and what it was mixed for.
+
+    Answering meets the same routes at every step, so that mixing the experts once is enough.
+    """
+
+    weights: Tensor  # [B, E]
+    dtype: torch.dtype
+    device: str  # kind of the device, as autocast names it
+    adapter: FoldedAdapter | None = None  # None until it is needed
+
+
 class _Routed:
     """The adapter at one site, by what the slot holds."""
 
     def __init__(self, name: str, adapter: RoutedAdapter, slot: Slot) -> None:
         self.name, self.adapter, self.slot = name, adapter, slot
-        self.folded: tuple[Tensor, FoldedAdapter] | None = None  # the adapter for the routes it was folded with
+        self.folded: _Folded | None = None
 
     def adapt(self, _: Tensor, output: Tensor) -> Tensor:
         perception = self.slot.perception
@@ -94,15 +108,19 @@ class _Routed:
                 where=self.name,
                 fix="give one route per sample, or a whole number of beams per sample",
             )
-        if torch.is_grad_enabled() or self.adapter.training or torch.is_autocast_enabled(output.device.type):
+        folded = self.folded
+        if folded is None or folded.weights is not weights or folded.dtype is not output.dtype:
+            # To ask a tensor for its kind of device costs as much as what the adapter does, so it is asked once.
+            folded = _Folded(weights, output.dtype, output.device.type)
+        if torch.is_grad_enabled() or self.adapter.training or torch.is_autocast_enabled(folded.device):
             self.folded = None
             weights = weights.repeat_interleave(output.shape[0] // weights.shape[0], dim=0)  # beams beside each other
             adapted: Tensor = self.adapter(output, weights.unsqueeze(1))
             return adapted
-        # Answering meets the same routes at every step, so that mixing the experts once is enough.
-        if self.folded is None or self.folded[0] is not weights or self.folded[1].a.dtype != output.dtype:
-            self.folded = weights, self.adapter.fold(weights, output.dtype)
-        return self.folded[1](output)
+        if folded.adapter is None:
+            folded.adapter = self.adapter.fold(weights, output.dtype)
+            self.folded = folded
+        return folded.adapter(output)
 
     def _decided(self, output: Tensor, decisions: dict[str, Tensor]) -> Tensor:
         self.folded = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
@@ -186,3 +187,31 @@ def with_own_penalty(options: Mapping[str, Any], default: float | None) -> dict[
         return dict(options)
     processors = [RepetitionPenaltyLogitsProcessor(float(penalty)), *(options.get("logits_processor") or ())]
     return {**options, "repetition_penalty": 1.0, "logits_processor": LogitsProcessorList(processors)}
+
+
+@contextmanager
+def steps_lowered(language_model: nn.Module, shift: Tensor | None) -> Iterator[None]:
+    """Lower the positions of the decoding steps within one ``generate``, not those of its prompt.
+
+    Args:
+        language_model: Takes ``position_ids`` as a keyword.
+        shift: ``[B]``, by how much; None lowers nothing.
+    """
+    if shift is None:
+        yield
+        return
+
+    def lower(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        positions = kwargs.get("position_ids")
+        if kwargs.get("inputs_embeds") is not None or positions is None:
+            return args, kwargs
+        rows = shift.repeat_interleave(positions.shape[0] // shift.shape[0])  # beams stand beside each other
+        return args, {**kwargs, "position_ids": positions - rows.unsqueeze(-1)}
+
+    handle = language_model.register_forward_pre_hook(lower, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -265,3 +266,26 @@ def test_batches_keep_the_order_of_the_input_where_a_sample_depends_on_its_compa
     found = answer(model, processor, samples, Decoding(max_new_tokens=2, positions=positions), batch_size=4)
     assert [one.id for one in found] == list("012345")
     assert (batches == [list("0123"), list("45")]) is in_order
+
+
+def test_training_goes_on_after_answers(tmp_path: Path) -> None:
+    """Answers are made in inference mode, whose tensors neither stay in the model nor reach who asked.
+
+    Rotary frequencies that grow with the length are the kind of thing a model keeps from one call to the next.
+    """
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    base = save_tiny_lm(tmp_path / "lm", max_position_embeddings=16, rope_parameters=rope)
+    vision = save_tiny_vision(tmp_path / "vision")
+    model, processor = build_model(base=base, encoders={"image": vision}, method="llava", settings={})
+    encoded = processor.collate([processor.encode_prompt(rows(2)[1])], side="left")
+    inputs = {key: encoded[key] for key in ("input_ids", "attention_mask", "media")}
+    ids = model.eval().generate(**inputs, max_new_tokens=24, min_new_tokens=24, do_sample=False)
+    assert not ids.is_inference()
+    held = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_inference()]
+    model.set_trainable(["method", "language"])
+    prompt = inputs["input_ids"]
+    model.train()(**inputs, labels=prompt.masked_fill(prompt >= model.host.vocab_size, -100)).loss.backward()
+    assert held, "the case does not test what it is for"
+    assert all(parameter.grad is not None for parameter in model.method.parameters())
+    given = model.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True)
+    assert not given.sequences.is_inference()

@@ -63,6 +63,7 @@ def test_eight_bits_by_torchao(tmp_path: Path) -> None:
     with torch.no_grad():
         difference = (model(input_ids=ids).logits - plain(input_ids=ids).logits).abs().max()
     assert 0 < difference < 0.05
+    assert model.eval().generate(ids, max_new_tokens=4, min_new_tokens=4).shape == (1, 4)
     model.add_lora(rank=2)
     model.set_trainable(["method", "lora"])
     model.train()(input_ids=ids, labels=ids).loss.backward()
@@ -90,6 +91,7 @@ def test_the_blocks_alone_are_quantised(tmp_path: Path, bits: int) -> None:
     assert model.language_model.model.embed_tokens.weight.is_floating_point()
     model.set_trainable(["method"])
     ids = torch.tensor([[1, 70, 80, 90]])
+    assert model.eval().generate(ids, max_new_tokens=4, min_new_tokens=4).shape == (1, 4)
     model.train()(input_ids=ids, labels=ids).loss.backward()
     assert all(parameter.grad is not None for parameter in model.method.adapters["language"].parameters())
     model.save_pretrained(str(tmp_path / "saved"))
