@@ -30,14 +30,14 @@ def run(
     Data: statistics, extremes, the ledger, and rows as tokens, coloured by what is trained. A checkpoint: parts, sizes,
     base, hash, an answer. A run: curves, recipe, environment.
     """
-    from mmtune.report.page import write_page
+    from mmtune.train.files import write_text
 
     kind = _kind(target)
     look = {"data": _data, "checkpoint": _checkpoint, "run": _run}[kind]
     options = {"samples": samples, "model": model, "image": image, "media_root": media_root, "page": html is not None}
     found, text, page = look(context.obj, target, options)
     if html is not None and page is not None:
-        found["html"] = str(write_page(html, page))
+        found["html"] = str(write_text(html, page, "--html"))
         text += f"\n{html}"
     return Result(found, text)
 

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmtune.core.errors import MMTuneError, ResourceError
+from mmtune.core.errors import MMTuneError
 from mmtune.data.media import data_uri_bytes
 from mmtune.data.sample import Media, Sample, Turn
 from mmtune.evaluation.benchmarks.base import Scores, Table
+from mmtune.train.files import write_json, write_text, writing
 
 _CARDS = 24  # wrong answers on the page
 _VERDICTS = ("hit", "score", "exact_match")  # what items call their verdict
@@ -28,12 +29,8 @@ def make_folder(output: str | Path | None) -> Path | None:
     if output is None:
         return None
     folder = Path(output)
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(
-            f"Cannot make the output folder: {error}", where=str(folder), fix="choose --output"
-        ) from error
     return folder
 
 
@@ -46,19 +43,16 @@ def write_output(folder: Path, result: Mapping[str, Any], scored: Scores, table:
     Raises:
         ResourceError: The folder cannot be written.
     """
-    try:
+    with writing(folder):
         with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
             for item in scored.items:
                 file.write(json.dumps(item, ensure_ascii=False) + "\n")
-        text = json.dumps(result, indent=2, ensure_ascii=False)
-        (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
+        write_json(folder / "scores.json", result)
         cards = _wrong(scored.items, table.samples)
-        (folder / "report.md").write_text(_markdown(result, cards), encoding="utf-8")
+        write_text(folder / "report.md", _markdown(result, cards))
         _write_page(folder, result, cards)
         if table.exported:
             _export(folder, str(result["model"] or "model"), scored, table)
-    except OSError as error:
-        raise ResourceError(f"Cannot write the scores: {error}", where=str(folder), fix="free space") from error
 
 
 def score_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -129,7 +123,7 @@ def _cell(text: str) -> str:
 
 def _write_page(folder: Path, result: Mapping[str, Any], cards: Sequence[tuple[Sample, Mapping[str, Any]]]) -> None:
     from mmtune.report.gallery import show
-    from mmtune.report.page import render, write_page
+    from mmtune.report.page import render
 
     shown = []
     for sample, item in cards:
@@ -140,7 +134,7 @@ def _write_page(folder: Path, result: Mapping[str, Any], cards: Sequence[tuple[S
     page = render(
         "eval.html.j2", title=title, result=result, counts=_counts(result), rows=score_rows(result), shown=shown
     )
-    write_page(folder / "report.html", page)
+    write_text(folder / "report.html", page)
 
 
 def drawable(sample: Sample) -> Sample:

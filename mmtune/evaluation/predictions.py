@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmtune.core.errors import DataError, ResourceError
+from mmtune.core.errors import DataError
 from mmtune.data.sample import Sample
 from mmtune.evaluation.matching import ID_KEYS, match
+from mmtune.train.files import writing
 
 if TYPE_CHECKING:
     from mmtune.evaluation.benchmarks.base import Benchmark, Record
@@ -59,15 +60,10 @@ class PredictionLog:
         """Write one record and flush it."""
         asked = {"asked": self.asked[row]} if self.asked is not None else {}
         line = json.dumps({"key": self.key, "row": row, "id": sample.id, **asked, **record}, ensure_ascii=False)
-        try:
-            with self.path.open("ab+") as file:
-                file.seek(0, 2)
-                torn = file.tell() > 0 and _last_byte(file) != b"\n"
-                file.write((b"\n" if torn else b"") + line.encode() + b"\n")
-        except OSError as error:
-            raise ResourceError(
-                f"Cannot write: {error}", where=str(self.path), fix="free space, or choose --output"
-            ) from error
+        with writing(self.path), self.path.open("ab+") as file:
+            file.seek(0, 2)
+            torn = file.tell() > 0 and _last_byte(file) != b"\n"
+            file.write((b"\n" if torn else b"") + line.encode() + b"\n")
 
 
 def prompt_hash(sample: Sample) -> str:

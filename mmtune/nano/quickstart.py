@@ -20,11 +20,11 @@ from mmtune.report.compare.build import Compared, compare
 from mmtune.report.compare.view import view
 from mmtune.report.compare.write import markdown
 from mmtune.report.html import write_quickstart_report
-from mmtune.report.page import write_page
 from mmtune.report.quickstart import label
 from mmtune.report.run import read_rows
 from mmtune.train.apart import apart
 from mmtune.train.display import Display, LoggingDisplay
+from mmtune.train.files import write_text
 from mmtune.train.run_directory import default_command
 
 SIZES: Mapping[str, int] = {"train": 4000, "val": 160, "test": 800, "test_heldout": 400}
@@ -184,8 +184,8 @@ def _compared(work: Workplace, done: Sequence[Mapping[str, Any]]) -> Compared | 
 
 def _written(folder: Path, compared: Compared) -> dict[str, Any]:
     """The comparison as JSON and Markdown beside the page."""
-    found = write_page(folder / "comparison.json", json.dumps(compared.result, indent=2) + "\n")
-    text = write_page(folder / "report.md", markdown(compared))
+    found = write_text(folder / "comparison.json", json.dumps(compared.result, indent=2) + "\n")
+    text = write_text(folder / "report.md", markdown(compared))
     return {"matched": compared.result["budget"]["matched"], "comparison": str(found), "markdown": str(text)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from mmtune.data.prepare import prepare
 from mmtune.nano.course import prepared
 from mmtune.nano.world.dataset import write_dataset
 from mmtune.train.display import Display
+from mmtune.train.files import write_json
 
 STATE = "quickstart.json"
 
@@ -79,6 +79,4 @@ class Workplace:
         return float(self.state["seconds"].get(part, 0.0))
 
     def _write(self) -> None:
-        partial = self.folder / f".{STATE}.partial"
-        partial.write_text(json.dumps(self.state, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.folder / STATE)
+        write_json(self.folder / STATE, self.state)

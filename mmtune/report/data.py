@@ -13,7 +13,8 @@ from mmtune.data.dataset import load_samples
 from mmtune.data.packing import REJECTED, WARNINGS
 from mmtune.data.sample import Sample
 from mmtune.report.gallery import show, spread
-from mmtune.report.page import render, write_page
+from mmtune.report.page import render
+from mmtune.train.files import write_text
 
 _EXAMPLES = 3  # rows shown for each reason or warning
 _LOOKED_AT = 2000  # rows whose lengths and media are counted
@@ -48,7 +49,7 @@ def write_data_report(folder: str | Path, *, count: int = 8) -> Path:
         warnings=with_examples(folder / WARNINGS, "code", manifest.get("warnings") or {}),
         shown=[show(sample) for sample in _take(samples, count)],
     )
-    return write_page(folder / "report.html", page)
+    return write_text(folder / "report.html", page)
 
 
 def _take(samples: Sequence[Sample], count: int) -> Iterator[Sample]:

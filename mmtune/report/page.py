@@ -5,15 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
-
-from mmtune.core.errors import ResourceError
 
 _GAP = "\u00a0"  # keeps a number and its unit on one line
 _LOG = logging.getLogger(__name__)
@@ -39,21 +36,6 @@ def render(template: str, **values: Any) -> str:
         "score": format_score,
     }
     return environment.get_template(template).render(**values)
-
-
-def write_page(path: Path, text: str) -> Path:
-    """Write a page in one step, so that a reader never sees half of it.
-
-    Raises:
-        ResourceError: The folder cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise ResourceError(f"Cannot write the report: {error}", where=str(path), fix="free space") from error
-    return path
 
 
 def picture_uri(item: Any) -> str | None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mmtune.report.gallery import Shown
-from mmtune.report.page import render, write_page
+from mmtune.report.page import render
 from mmtune.report.plots import Curve, themed
+from mmtune.train.files import write_text
 
 LINES = {
     "question_words": (
@@ -56,7 +57,7 @@ def write_quickstart_report(
         shown=shown,
         compared=compared,
     )
-    return write_page(Path(output) / "report.html", page)
+    return write_text(Path(output) / "report.html", page)
 
 
 def label(name: str) -> str:

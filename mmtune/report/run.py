@@ -11,8 +11,9 @@ import yaml
 
 from mmtune.core.errors import DataError
 from mmtune.report.gallery import Shown
-from mmtune.report.page import flatten, render, write_page
+from mmtune.report.page import flatten, render
 from mmtune.report.plots import learning_rate_curves, loss_curves, themed, write_plots
+from mmtune.train.files import write_text
 
 _PACKAGES = ("mmtune", "torch", "transformers", "peft", "accelerate")
 
@@ -39,7 +40,7 @@ def write_run_report(
     rows = read_rows(folder / "metrics.jsonl")
     if rows:
         write_plots(folder / "plots", rows)
-    return write_page(folder / "report.html", run_page(folder, components=components, shown=shown))
+    return write_text(folder / "report.html", run_page(folder, components=components, shown=shown))
 
 
 def run_parts(folder: Path) -> dict[str, Any]:

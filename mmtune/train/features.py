@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from mmtune.core.errors import MediaError
 from mmtune.modalities.base import Modality
 from mmtune.modalities.opening import decode_data_uri
-from mmtune.train.files import sha256
+from mmtune.train.files import replacing, sha256
 
 _FORMAT = 1
 _DIGEST_BYTES = 32  # before the tensors of an entry: the hash of them
@@ -83,13 +82,8 @@ class FeatureStore:
         if len(content) > self.room:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with replacing(path) as partial:
             partial.write_bytes(content)
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
         self.room -= len(content)
         self.written += len(content)
         return True

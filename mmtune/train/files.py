@@ -18,8 +18,11 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, option: str = "--output") -> Iterator[None]:
     """Turn a full disk and missing rights into an error with a way out.
+
+    Args:
+        option: Of the command line, which says where the path is.
 
     Raises:
         ResourceError: The disk is full, or the place cannot be written to.
@@ -32,36 +35,47 @@ def writing(path: Path) -> Iterator[None]:
                 "The disk is full.", where=str(path), fix="free some space, then run the same command again"
             ) from error
         message = f"Cannot write: {error.strerror or error}."
-        raise ResourceError(
-            message, where=str(path), fix="choose a folder that you may write to with --output"
-        ) from error
+        fix = f"choose a folder that you may write to with {option}"
+        raise ResourceError(message, where=str(path), fix=fix) from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # safetensors wraps the errors of the operating system
             raise
         raise ResourceError(
-            f"Cannot write: {error}.", where=str(path), fix="free some space or choose another --output"
+            f"Cannot write: {error}.", where=str(path), fix=f"free some space or choose another {option}"
         ) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file in one step.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file of this process beside ``path``, which takes its place when all went well, and else is removed."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_text(path: Path, text: str, option: str = "--output") -> Path:
+    """Replace a small file in one step, and return its path.
+
+    Args:
+        option: As for :func:`writing`.
 
     Raises:
         ResourceError: It cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        try:
-            # Names of files may be no text.
-            with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
+    with (
+        writing(path, option),
+        replacing(path) as partial,
+        partial.open("w", encoding="utf-8", errors="backslashreplace") as file,  # names of files may be no text
+    ):
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
 
 
 def write_json(path: Path, value: Any) -> None:

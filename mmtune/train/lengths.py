@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from mmtune.model.kinds import with_own_names
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.train.batching import RowLengths
 from mmtune.train.feed import Mixture
-from mmtune.train.files import writing
+from mmtune.train.files import replacing, writing
 
 _FORMAT = 1
 _COLUMNS = 4
@@ -100,7 +99,5 @@ def _read(path: Path | None, rows: int) -> NDArray[np.int64] | None:
 def _write(path: Path, table: NDArray[np.int64]) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with partial.open("wb") as file:
+        with replacing(path) as partial, partial.open("wb") as file:
             np.save(file, table, allow_pickle=False)
-        os.replace(partial, path)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmtune.core.errors import ResourceError
 from mmtune.report.compare.build import Compared
 from mmtune.report.compare.view import (
     budget_sentence,
@@ -18,7 +17,8 @@ from mmtune.report.compare.view import (
     verdict,
     view,
 )
-from mmtune.report.page import format_score, render, write_page
+from mmtune.report.page import format_score, render
+from mmtune.train.files import write_text, writing
 
 TEST_HEAD = ("pair", "difference (95 %)", "only one right", "p", "p (Holm)")
 
@@ -29,13 +29,11 @@ def write_comparison(compared: Compared, path: Path) -> tuple[Path, Path]:
     Raises:
         ResourceError: The folder cannot be written.
     """
-    try:
+    with writing(path, "--html"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"Cannot make the folder: {error}", where=str(path), fix="choose --html") from error
     title = " and ".join(", ".join(run.name for run in compared.runs).rsplit(", ", 1))
     page = render("compare.html.j2", title=f"{title} side by side", compared=view(compared))
-    return write_page(path, page), write_page(path.with_suffix(".md"), markdown(compared))
+    return write_text(path, page, "--html"), write_text(path.with_suffix(".md"), markdown(compared), "--html")
 
 
 def markdown(compared: Compared) -> str:
