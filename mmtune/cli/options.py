@@ -47,12 +47,15 @@ def readable(option: str, given: str | None) -> str | None:
     """A text as it was given.
 
     Raises:
-        UsageError: It holds bytes that are not UTF-8.
+        UsageError: It is none that can be encoded.
     """
+    from mmtune.data.checks import check_text
+    from mmtune.data.messages import RowError
+
     try:
-        (given or "").encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError("The text is not valid UTF-8.", where=option, fix="repair the text") from error
+        check_text(given or "")
+    except RowError as error:
+        raise UsageError(error.message, where=option, fix=error.fix) from error
     return given
 
 

@@ -197,6 +197,7 @@ def test_answers_never_replace_the_prompts(mmtune: Run, checkpoint: Path, tmp_pa
     [
         (("--prompt", "x", "--system", "\udcff"), 2),
         (("--prompt", "x", "--stop", "\udcff"), 2),
+        (("--prompt", "x", "--system", "\ue000"), 2),
         ((), 2),
         (("--batch", "b.jsonl"), 2),
         (("--output", "x.jsonl"), 2),
