@@ -46,10 +46,31 @@ def contract(
     }
 
 
+def making(terms: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The part of a contract that says how answers came about; None for given answers, of which nobody knows it."""
+    return {key: terms[key] for key in terms if _is_of_making(key)} if terms.get("dtype") is not None else None
+
+
+def asking(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """The other part: what was asked, and how answers were scored."""
+    return {key: terms[key] for key in terms if not _is_of_making(key)}
+
+
+def _is_of_making(key: str) -> bool:
+    return key == "dtype" or key.startswith("decoding.")
+
+
 def breaches(contracts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The keys in which contracts differ, each with its value by the name of who has it; empty when all are equal."""
-    keys = dict.fromkeys(key for found in contracts.values() for key in found)
-    told = [(key, {name: found.get(key) for name, found in contracts.items()}) for key in keys]
+    """The keys in which contracts differ, each with its value by the name of who has it; empty when all are equal.
+
+    What is unknown is no difference: how given answers came about is not held against that of others.
+    """
+    known = {name: asking(terms) | (making(terms) or {}) for name, terms in contracts.items()}
+    keys = dict.fromkeys(key for found in known.values() for key in found)
+    told = []
+    for key in keys:
+        having = {name: found for name, found in known.items() if not _is_of_making(key) or making(found) is not None}
+        told.append((key, {name: found.get(key) for name, found in having.items()}))
     return [{"what": key, "values": values} for key, values in told if len({repr(v) for v in values.values()}) > 1]
 
 

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from mmtune.core.errors import DataError, UsageError
-from mmtune.evaluation.run import evaluate
+from mmtune.evaluation.run import Limits, evaluate
 from mmtune.model.build import load
 from mmtune.model.decoding import Decoding
 from mmtune.report.compare import build as module
@@ -301,3 +301,117 @@ def test_large_models_are_measured_one_after_the_other(
     monkeypatch.setattr("mmtune.report.compare.speed._Contestant.fits", lambda *_: False)
     result = module.compare([runs["a"], runs["b"]], device="cpu").result
     assert all(figures["first_token_s"] > 0 for figures in result["runs"].values())
+
+
+@pytest.fixture
+def evaluated(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Score answers that are given, the first ``right`` of 8 rightly, as ``mmtune eval --predictions`` does."""
+    monkeypatch.chdir(tmp_path)
+
+    def scored_answers(name: str, right: int, **options: Any) -> Path:
+        rows = json.loads(data.read_text())
+        said = [row["conversations"][1]["value"] if at < right else "black" for at, row in enumerate(rows)]
+        given = tmp_path / f"{name}.jsonl"
+        lines = [json.dumps({"id": row["id"], "prediction": text}) for row, text in zip(rows, said, strict=True)]
+        given.write_text("\n".join(lines))
+        output = tmp_path / "evaluated" / name
+        evaluate(data=options.pop("data", data), predictions=given, output=output, **options)
+        return output
+
+    return scored_answers
+
+
+def test_evaluations_are_compared_without_runs(
+    evaluated: Callable[..., Path], runs: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    foreign = [evaluated("good", 8), evaluated("poor", 1)]
+    found = compare(foreign)
+    result = found.result
+    assert json.loads(json.dumps(result)) == result
+    assert (result["ranked"], result["runs"], result["budget"]) == (True, {}, None)
+    (table,) = result["evaluations"]
+    assert [(row["run"], row["rank"]) for row in table["rows"]] == [("good", 1), ("poor", 2)]
+    assert table["given"] == ["good", "poor"]
+    (test,) = table["tests"]
+    assert test["mcnemar"] == {"only_first": 7, "only_second": 0, "p": pytest.approx(2 * 0.5**7)}
+    assert test["bootstrap"]["difference"] == pytest.approx(-7 / 8)
+    assert result["disagreements"]["total"] == 7
+    page, beside = write_comparison(found, tmp_path / "page.html")
+    text = check(page)
+    assert text.count('class="card"') == text.count("picture of row") == 7
+    for words in (text, beside.read_text()):
+        assert "Answers of good and poor were given" in words
+        assert "answers given" in words
+        assert "Costs" not in words
+
+    model, processor = load(runs["a"] / "model", device="cpu")
+    output, decoding = tmp_path / "own", Decoding(max_new_tokens=4)
+    evaluate(model, processor, data=data, output=output, decoding=decoding, model_name="mine")
+    (table,) = compare([output, *foreign]).result["evaluations"]  # what is unknown is told and no difference
+    assert (table["ranked"], table["given"]) == (True, ["good", "poor"])
+    other = tmp_path / "longer"
+    evaluate(model, processor, data=data, output=other, decoding=Decoding(max_new_tokens=5), model_name="mine")
+    reasons = compare([output, other, foreign[0]]).result["reasons"]
+    assert reasons == ["qa: decoding.max_new_tokens differs: own 4, longer 5"]
+
+
+def test_evaluations_of_other_rows_are_not_ranked(evaluated: Callable[..., Path], tmp_path: Path) -> None:
+    whole, part = evaluated("whole", 8), evaluated("part", 8, limit=5)
+    (tmp_path / "other").mkdir()
+    elsewhere = evaluated(
+        "elsewhere", 8, data=write_data(tmp_path / "other", rows=9), limits=Limits(allow_partial=True)
+    )
+    found = compare([whole, part, elsewhere])
+    assert not found.result["ranked"]
+    told = " ".join(found.result["reasons"])
+    assert "rows differs: whole 8, part 5, elsewhere 8" in told
+    assert "data_sha256 differs" in told
+    assert found.result["evaluations"][0]["tests"] == found.disagreements == []
+
+
+def test_data_is_found_again_from_elsewhere_and_its_loss_is_told(
+    evaluated: Callable[..., Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(data.parent, tmp_path / "rows")
+    two = [evaluated(name, right, data="rows/data.json") for name, right in (("one", 8), ("two", 4))]
+    monkeypatch.chdir(tmp_path.parent)
+    found = compare(two)
+    assert found.result["evaluations"][0]["data_read"]
+    assert all(row.sample is not None for row in found.disagreements)
+    (tmp_path / "rows" / "data.json").write_text("[]")  # other data under the same name
+    found = compare(two)
+    assert found.result["evaluations"][0]["data_read"] is False
+    assert "every row for itself" in markdown(found)
+    assert [row.card().pictures for row in found.disagreements] == [()] * 4
+
+
+def test_what_is_no_whole_evaluation_is_refused(evaluated: Callable[..., Path], runs: dict[str, Path]) -> None:
+    good, poor = evaluated("good", 8), evaluated("poor", 1)
+    for wrong in ([good], [good, good]):
+        with pytest.raises(UsageError):
+            compare(wrong)
+    with pytest.raises(UsageError, match="is a run") as mixed:
+        compare([runs["a"], good])
+    assert str(mixed.value.fix).startswith(f"compare evaluations alone: mmtune compare DIR {good}, with DIR from")
+    inside = shutil.copytree(poor, runs["a"] / "qa")
+    try:
+        with pytest.raises(UsageError) as mixed:
+            compare([runs["a"], good])
+    finally:
+        shutil.rmtree(inside)
+    assert mixed.value.fix == f"compare evaluations alone: mmtune compare {inside} {good}"
+    with pytest.raises(UsageError, match="no speed"):
+        compare([good, poor], picture="a.png")
+    with pytest.raises(DataError, match="no output of an evaluation") as missing:
+        compare([good, poor.with_name("pooor")])
+    assert str(poor) in str(missing.value.fix)
+    (poor / "items.jsonl").unlink()
+    with pytest.raises(DataError, match="verdicts"):
+        compare([good, poor])
+    (poor / "scores.json").write_text("{")
+    with pytest.raises(DataError, match="no scores"):
+        compare([good, poor])
+    (poor / "scores.json").unlink()
+    (poor / "predictions.jsonl").touch()
+    with pytest.raises(DataError, match="not finished"):
+        compare([good, poor])

@@ -1,17 +1,19 @@
-"""Runs compared: one JSON object, and what the pages show besides."""
+"""Runs or evaluations compared: one JSON object, and what the pages show besides."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmtune.core.errors import UsageError
 from mmtune.model.build import resolve_device
 from mmtune.report.compare.budget import budget
 from mmtune.report.compare.costs import costs, progress
 from mmtune.report.compare.disagreement import Disagreement, disagreements
 from mmtune.report.compare.evaluations import Evaluation, find_evaluations
+from mmtune.report.compare.folders import are_evaluations, read_evaluations
 from mmtune.report.compare.pareto import pareto
 from mmtune.report.compare.ranking import Table, table_json, tables
 from mmtune.report.compare.runs import Run, read_runs
@@ -26,12 +28,13 @@ class Compared:
     """A comparison.
 
     Attributes:
+        names: What the runs or evaluations are called, in the order in which they were given.
         result: The JSON object of the verb.
         curves: Loss and progress of every step, by name of the run.
         disagreements: Rows for the gallery.
     """
 
-    runs: list[Run]
+    names: list[str]
     result: dict[str, Any]
     curves: dict[str, dict[str, list[float]]]
     disagreements: list[Disagreement]
@@ -44,18 +47,23 @@ def compare(
     device: str = "auto",
     note: Callable[[str], None] | None = None,
 ) -> Compared:
-    """Read runs and their evaluations, and measure their models on this machine.
+    """Read runs and their evaluations, and measure their models on this machine; or read evaluations alone.
 
     Args:
-        folders: Finished runs.
+        folders: Finished runs, or outputs of evaluations, of whatever model; of these, scores alone are compared.
         picture: The picture that models are asked about; a drawn one unless given.
         device: Where they are measured.
         note: Is told what happens.
 
     Raises:
-        UsageError: Fewer than two runs, or one named twice.
-        DataError: A folder that is no finished run.
+        UsageError: Fewer than two, one named twice, runs together with evaluations, or a picture for evaluations.
+        DataError: A folder that is no finished run, and no finished evaluation either.
     """
+    if are_evaluations(folders):
+        if picture is not None:
+            fix = "leave it out, or compare runs"
+            raise UsageError("Evaluations have no speed that a picture would measure.", where="--image", fix=fix)
+        return _of_evaluations(folders)
     runs = read_runs(folders)
     say = note or (lambda text: None)
     device = str(resolve_device(device))
@@ -69,23 +77,42 @@ def compare(
         figures[run.name] = costs(run, measured[run.name])
         found[run.name], notes = find_evaluations(run, measured[run.name].weights)
         figures[run.name]["notes"] += notes
-    made = tables(found)
-    scores = [table_json(table) for table in made]
-    shown, total = _disagreements(made)
+    judged, shown = _judged(found)
     curves = {run.name: progress(run, figures[run.name]["training_flops_per_sample"]) for run in runs}
-    reasons = [f"{table['title']}: {reason}" for table in scores for reason in table["reasons"]]
+    if not judged["evaluations"]:
+        judged["reasons"] = [_none_found(runs)]
     result = {
         "runs": figures,
         "budget": budget(runs),
-        "ranked": bool(scores) and not reasons,
-        "reasons": reasons or ([] if scores else [_none_found(runs)]),
-        "evaluations": scores,
-        "disagreements": {"total": total, "shown": [row.to_json() for row in shown]},
-        "pareto": [plot for table in scores for plot in pareto(table, figures)],
+        **judged,
+        "pareto": [plot for table in judged["evaluations"] for plot in pareto(table, figures)],
         "curves": {name: _thin(curve) for name, curve in curves.items()},
         "measurement": how(device, "drawn: one scene of the nano world" if picture is None else str(picture)),
     }
-    return Compared(runs, result, curves, shown)
+    return Compared([run.name for run in runs], result, curves, shown)
+
+
+def _of_evaluations(folders: Sequence[str | Path]) -> Compared:
+    """Scores, tests and disagreements; of costs and training nothing is known here."""
+    found = read_evaluations(folders)
+    judged, shown = _judged({name: [one] for name, one in found.items()})
+    none: dict[str, Any] = {"runs": {}, "budget": None, "pareto": [], "curves": {}, "measurement": None}
+    return Compared(list(found), none | judged, {}, shown)
+
+
+def _judged(found: Mapping[str, Sequence[Evaluation]]) -> tuple[dict[str, Any], list[Disagreement]]:
+    """What evaluations say, as the JSON of the verb has it, and the rows for the gallery."""
+    made = tables(found)
+    scores = [table_json(table) for table in made]
+    shown, total = _disagreements(made)
+    reasons = [f"{table['title']}: {reason}" for table in scores for reason in table["reasons"]]
+    judged = {
+        "ranked": bool(scores) and not reasons,
+        "reasons": reasons,
+        "evaluations": scores,
+        "disagreements": {"total": total, "shown": [row.to_json() for row in shown]},
+    }
+    return judged, shown
 
 
 def _drawn() -> Any:

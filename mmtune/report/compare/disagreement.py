@@ -49,12 +49,12 @@ def disagreements(table: Table, count: int) -> tuple[list[Disagreement], int]:
         return [], 0
     scores = {name: one.scores() for name, one in table.entries}
     items = {name: one.items for name, one in table.entries}
-    first = table.entries[0][1]
-    if any("nll" in item for item in first.items.values()):
+    first = table.entries[0][1].items
+    if any("nll" in item for item in first.values()):
         return [], 0
-    keys = [key for key in first.items if all(key in found for found in scores.values())]
+    keys = [key for key in first if all(key in found for found in scores.values())]
     split = [key for key in keys if len({found[key] > 0 for found in scores.values()}) > 1]
-    return [_one(table, key, items, scores, first.samples.get(key)) for key in _chosen(split, count)], len(split)
+    return [_one(table, key, items, scores, table.samples.get(key)) for key in _chosen(split, count)], len(split)
 
 
 def _chosen(keys: list[Key], count: int) -> list[Key]:

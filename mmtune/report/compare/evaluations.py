@@ -54,21 +54,25 @@ class Evaluation:
     def samples(self) -> dict[Key, Sample]:
         """The rows with their pictures; empty when the data is gone or has changed."""
         data, terms = self.result.get("data"), self.contract
-        if data is None or terms is None or not Path(data).exists():
+        if data is None or terms is None:
             return {}
         options = Options(rule=terms["rule"], pandas_na=terms["pandas_na"], prompt=terms["prompt_style"])
-        try:
-            task = make_task(terms["benchmark"], options)
-            table = task.read(Place(Path(data), tuple(self.result.get("media_root") or ())))
-            if files_sha256(list(table.files)) != terms["data_sha256"]:
-                return {}
-        except MMTuneError:
-            return {}
-        return dict(_keyed(table.samples))
+        for start in (Path(), *self.folder.resolve().parents):  # the working directory of its day may be above it
+            if not (start / data).exists():
+                continue
+            roots = tuple(start / root for root in self.result.get("media_root") or ())
+            try:
+                table = make_task(terms["benchmark"], options).read(Place(start / data, roots))
+                if files_sha256(list(table.files)) == terms["data_sha256"]:
+                    return dict(_keyed(table.samples))
+            except MMTuneError:
+                continue
+        return {}
 
-    def clusters(self, keys: Sequence[Key]) -> list[str]:
-        """What rows were drawn together, as far as the data can still be read; else every row is on its own."""
-        return [_cluster(self.samples.get(key), key) for key in keys]
+
+def clusters(samples: Mapping[Key, Sample], keys: Sequence[Key]) -> list[str]:
+    """What rows were drawn together, as far as the data can still be read; else every row is on its own."""
+    return [_cluster(samples.get(key), key) for key in keys]
 
 
 def _cluster(sample: Sample | None, key: Key) -> str:
@@ -89,10 +93,8 @@ def find_evaluations(run: Run, weights: tuple[str, str, str] | None = None) -> t
     """
     found: dict[str, Evaluation] = {}
     notes = []
-    for path in sorted(_score_files(run)):
-        evaluation = _read(path)
-        if evaluation is None or not (path.is_relative_to(run.folder) or _is_of(evaluation, run)):
-            continue
+    for evaluation in evaluations_of(run.folder):
+        path = evaluation.folder / SCORES
         if _is_of_other_weights(evaluation, weights):
             notes.append(f"{path.parent} is of other weights than the run has now: evaluate it again")
             continue
@@ -102,28 +104,35 @@ def find_evaluations(run: Run, weights: tuple[str, str, str] | None = None) -> t
     return list(found.values()), notes
 
 
-def _score_files(run: Run) -> set[Path]:
-    places = (run.folder, run.folder.parent / "eval", Path("runs", "eval"))
+def evaluations_of(run: Path) -> list[Evaluation]:
+    """All evaluations in the folder of a run, and those beside it that name its model, in the order of their paths."""
+    found = [read_evaluation(path) for path in sorted(_score_files(run))]
+    return [one for one in found if one is not None and (one.folder.is_relative_to(run) or _is_of(one, run))]
+
+
+def _score_files(run: Path) -> set[Path]:
+    places = (run, run.parent / "eval", Path("runs", "eval"))
     seen = {path.absolute(): path for place in places for path in place.rglob(SCORES)}
     return set(seen.values())
 
 
-def _read(path: Path) -> Evaluation | None:
+def read_evaluation(path: Path) -> Evaluation | None:
+    """The evaluation of a file of scores; None for a file of another program, or one that is being written."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a file of another program, or one that is being written
+    except (OSError, ValueError):
         return None
     whole = isinstance(result, dict) and "benchmark" in result and "scores" in result
     return Evaluation(path.parent, result) if whole else None
 
 
-def _is_of(evaluation: Evaluation, run: Run) -> bool:
+def _is_of(evaluation: Evaluation, run: Path) -> bool:
     """Whether it names the run or its model, as a path from here or from where the run was made."""
     name = evaluation.result.get("model")
     if not name:
         return False
-    own = {run.folder.resolve(), run.model.resolve()}
-    return any((start / str(name)).resolve() in own for start in (Path(), run.folder.resolve().parent.parent))
+    own = {run.resolve(), (run / "model").resolve()}
+    return any((start / str(name)).resolve() in own for start in (Path(), run.resolve().parent.parent))
 
 
 def _is_of_other_weights(evaluation: Evaluation, weights: tuple[str, str, str] | None) -> bool:

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmtune.evaluation.contract import breaches
+from mmtune.data.sample import Sample
+from mmtune.evaluation.contract import asking, breaches, making
 from mmtune.evaluation.statistics import holm, mcnemar, paired_bootstrap
-from mmtune.report.compare.evaluations import Evaluation
+from mmtune.report.compare.evaluations import Evaluation, Key, clusters
 
 Found = Mapping[str, Sequence[Evaluation]]
 
@@ -33,6 +34,16 @@ class Table:
         """Whether its scores may be put in order."""
         return not self.reasons
 
+    @property
+    def samples(self) -> Mapping[Key, Sample]:
+        """The rows of a ranked table, which are the same for all; empty when no data can be read again."""
+        return next((one.samples for _, one in self.entries if one.samples), {})
+
+    @property
+    def given(self) -> list[str]:
+        """Those whose answers were given: under which prompts, decoding and dtype they came about is unknown."""
+        return [name for name, one in self.entries if one.contract and making(one.contract) is None]
+
 
 def tables(found: Found) -> list[Table]:
     """A table for each set of conditions that all runs with this benchmark share, and one for what is left over.
@@ -49,18 +60,31 @@ def tables(found: Found) -> list[Table]:
 
 
 def _of_benchmark(found: Found) -> list[Table]:
-    by_contract: dict[str, list[tuple[str, Evaluation]]] = {}
-    for name, given in found.items():
-        for one in given:
-            key = json.dumps(one.contract, sort_keys=True) if one.contract else f"{name} {one.folder}"
-            by_contract.setdefault(key, []).append((name, one))
-    shared = [entries for entries in by_contract.values() if len(entries) == len(found)]
-    rest = [entry for entries in by_contract.values() if len(entries) < len(found) for entry in entries]
+    alike = _alike([(name, one) for name, given in found.items() for one in given])
+    shared = [entries for entries in alike if len(entries) == len(found)]
+    rest = [entry for entries in alike if len(entries) < len(found) for entry in entries]
     made = [Table(entries[0][1].title, tuple(entries), _obstacles(entries)) for entries in shared]
     if rest:
         rest.sort(key=lambda entry: list(found).index(entry[0]))
         made.append(Table(str(rest[0][1].result["benchmark"]), tuple(rest), _reasons(rest)))
     return made
+
+
+def _alike(entries: Sequence[tuple[str, Evaluation]]) -> list[list[tuple[str, Evaluation]]]:
+    """Evaluations of equal conditions together; given answers go with those that were asked the same rows, if any."""
+    by_rows: dict[str, list[tuple[str, Evaluation]]] = {}
+    for name, one in entries:
+        key = json.dumps(asking(one.contract), sort_keys=True) if one.contract else f"{name} {one.folder}"
+        by_rows.setdefault(key, []).append((name, one))
+    found = []
+    for group in by_rows.values():
+        by_making: dict[str, list[tuple[str, Evaluation]]] = {}
+        for name, one in group:
+            by_making.setdefault(json.dumps(making(one.contract or {}), sort_keys=True), []).append((name, one))
+        once = len({name for name, _ in group}) == len(group)
+        known = by_making.keys() - {"null"}
+        found += [group] if once and len(known) <= 1 else list(by_making.values())
+    return found
 
 
 def _obstacles(entries: Sequence[tuple[str, Evaluation]]) -> tuple[str, ...]:
@@ -114,6 +138,8 @@ def table_json(table: Table) -> dict[str, Any]:
         "higher_is_better": main.get("higher_is_better"),
         "ranked": table.ranked,
         "reasons": list(table.reasons),
+        "given": table.given,
+        "data_read": bool(table.samples) if table.ranked else None,
         "contract": dict(table.entries[0][1].contract or {}) if table.ranked else None,
         "rows": rows,
         "tests": paired_tests(table) if table.ranked else [],
@@ -126,6 +152,7 @@ def _row(name: str, one: Evaluation) -> dict[str, Any]:
     return {
         "run": name,
         "rank": None,
+        "model": one.result.get("model"),
         "value": main.get("value"),
         "score": main.get("name"),
         "low": interval.get("low"),
@@ -150,14 +177,14 @@ def paired_tests(table: Table) -> list[dict[str, Any]]:
             continue
         left, right = [before[key] for key in keys], [after[key] for key in keys]
         plain = all(value in (0.0, 1.0) for value in (*left, *right))
-        clusters = table.entries[0][1].clusters(keys)  # all have the same data
-        drawn, exact = paired_bootstrap(left, right, clusters), mcnemar(left, right) if plain else None
-        alone = len(set(clusters)) == len(keys)
+        together = clusters(table.samples, keys)
+        drawn, exact = paired_bootstrap(left, right, together), mcnemar(left, right) if plain else None
+        alone = len(set(together)) == len(keys)
         test = {
             "first": first,
             "second": second,
             "n": len(keys),
-            "clusters": len(set(clusters)),
+            "clusters": len(set(together)),
             "bootstrap": drawn,
             "mcnemar": exact,
             "p": exact["p"] if exact and alone else drawn["p"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,14 +20,12 @@ class Run:
 
     Attributes:
         name: What it is called here; no two runs share it.
-        tone: Number of its colour.
         recipe: As it was resolved.
         rows: Those of ``metrics.jsonl`` that are steps.
     """
 
     folder: Path
     name: str
-    tone: int
     method: str
     recipe: dict[str, Any]
     status: dict[str, Any]
@@ -47,17 +45,37 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
         DataError: A folder that is no run, or a run that is not finished.
     """
     places = [Path(folder) for folder in folders]
-    if len(places) < 2:
-        raise UsageError(f"{len(places)} run to compare.", where="RUN", fix="name two finished runs or more")
-    if len({place.absolute().resolve() for place in places}) < len(places):
-        raise UsageError("A run is named twice.", where="RUN", fix="name every run once")
+    check_several(places, "run")
     parts = [_parts(place) for place in places]
     methods = [str(found["recipe"].get("method") or found["status"].get("method")) for found in parts]
-    names = _names(places, methods)
+    names = tell_apart(places, [label(method) for method in methods])
     return [
-        Run(place, name, tone, method, found["recipe"], found["status"], _steps(place))
-        for tone, (place, name, method, found) in enumerate(zip(places, names, methods, parts, strict=True))
+        Run(place, name, method, found["recipe"], found["status"], _steps(place))
+        for place, name, method, found in zip(places, names, methods, parts, strict=True)
     ]
+
+
+def check_several(places: Sequence[Path], kind: str) -> None:
+    """Check that there are two places or more, and no place twice.
+
+    Args:
+        kind: What is compared, for the words of an error.
+
+    Raises:
+        UsageError: There are not, or there is.
+    """
+    if len(places) < 2:
+        raise UsageError(f"{len(places)} {kind} to compare.", where="RUN", fix=f"name two finished {kind}s or more")
+    if len({place.absolute().resolve() for place in places}) < len(places):
+        raise UsageError(f"The same {kind} is named twice.", where="RUN", fix=f"name every {kind} once")
+
+
+def tell_apart(places: Sequence[Path], labels: Sequence[str] = ()) -> list[str]:
+    """Names by which all places differ: their labels, else the names of the folders, else the paths."""
+    for names in (list(labels), [place.name for place in places]):
+        if len(set(names)) == len(places):
+            return names
+    return [str(place) for place in places]
 
 
 def stages(run: Run) -> list[Run]:
@@ -77,7 +95,7 @@ def run_before(run: Run) -> Run | None:
             found = run_parts(folder)
             if found["status"].get("status") == "completed" and not _ended_after(found["status"], run.status):
                 method = str(found["recipe"].get("method"))
-                return Run(folder, run.name, run.tone, method, found["recipe"], found["status"], _steps(folder))
+                return Run(folder, run.name, method, found["recipe"], found["status"], _steps(folder))
     return None
 
 
@@ -115,20 +133,6 @@ def _near(folder: Path) -> str:
     runs = [entry.name for entry in siblings if (entry / "status.json").is_file()]
     guess = nearest(folder.name, runs)
     return f"did you mean {shlex.quote(str(folder.parent / guess))}?" if guess else "name the folder of a training run"
-
-
-def _names(places: Sequence[Path], methods: Sequence[str]) -> list[str]:
-    """The shortest kind of name that tells all runs apart."""
-    kinds: tuple[Callable[[int], str], ...] = (
-        lambda at: label(methods[at]),
-        lambda at: places[at].name,
-        lambda at: str(places[at]),
-    )
-    for kind in kinds[:-1]:
-        names = [kind(at) for at in range(len(places))]
-        if len(set(names)) == len(names):
-            return names
-    return [kinds[-1](at) for at in range(len(places))]
 
 
 def _steps(folder: Path) -> list[dict[str, Any]]:

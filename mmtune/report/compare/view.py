@@ -72,6 +72,29 @@ def test_rows(table: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def unknown(table: Mapping[str, Any]) -> str | None:
+    """What nobody can tell any more: how given answers came about, and which rows of lost data belong together."""
+    told = []
+    if table["given"]:
+        whose = " and ".join(", ".join(table["given"]).rsplit(", ", 1))
+        told.append(f"Answers of {whose} were given: by which prompts, decoding and dtype is unknown, and may differ.")
+    if table["data_read"] is False:
+        told.append("The data is not where it was, or has changed: the tests take every row for itself.")
+    return " ".join(told) or None
+
+
+def origins(result: Mapping[str, Any]) -> list[str]:
+    """Where each run is, or each evaluation and the model that answered."""
+    if result["runs"]:
+        return [f"{name}: {found['run']}" for name, found in result["runs"].items()]
+    rows = [row for table in result["evaluations"] for row in table["rows"]]
+    return [f"{row['run']}: {row['output']}, {_answered(row)}" for row in rows]
+
+
+def _answered(row: Mapping[str, Any]) -> str:
+    return f"answered by {row['model']}" if row["model"] else "answers given"
+
+
 def verdict(table: Mapping[str, Any]) -> str | None:
     """Which runs are told apart by the paired tests; None where nothing was tested."""
     tests = table["tests"]
@@ -91,6 +114,8 @@ def verdict(table: Mapping[str, Any]) -> str | None:
 def budget_sentence(result: Mapping[str, Any]) -> str:
     """What the runs were given, in a sentence."""
     budget = result["budget"]
+    if budget is None:
+        return "Scores alone: how long the models learnt and what they cost is no part of evaluations."
     if not budget["matched"]:
         return "Not under a matched budget: " + ", ".join(entry["what"] for entry in budget["differences"]) + "."
     shared, first = budget["shared"], next(iter(result["runs"].values()))
@@ -119,8 +144,9 @@ def _setting(value: Any) -> str:
 def view(compared: Compared) -> dict[str, Any]:
     """What the templates show."""
     result = compared.result
-    names = [run.name for run in compared.runs]
-    tones = {run.name: run.tone % _TONES for run in compared.runs}
+    names = compared.names
+    tones = {name: place % _TONES for place, name in enumerate(names)}
+    budget = result["budget"] or {"differences": [], "settings": []}
     return {
         "names": names,
         "tones": tones,
@@ -128,12 +154,16 @@ def view(compared: Compared) -> dict[str, Any]:
         "sentence": budget_sentence(result),
         "costs": cost_rows(result),
         "stages": stages_sentence(result),
-        "tables": [{**table, "pairs": test_rows(table), "verdict": verdict(table)} for table in result["evaluations"]],
-        "differences": difference_rows(result["budget"]["differences"], names),
-        "settings": difference_rows(result["budget"]["settings"], names),
+        "tables": [
+            {**table, "pairs": test_rows(table), "verdict": verdict(table), "unknown": unknown(table)}
+            for table in result["evaluations"]
+        ],
+        "differences": difference_rows(budget["differences"], names),
+        "settings": difference_rows(budget["settings"], names),
         "learning": _learning(compared),
         "pareto": [_pareto(plot, tones) for plot in result["pareto"]],
         "cards": [row.card() for row in compared.disagreements],
+        "origins": origins(result),
         "notes": [f"{name}: {note}" for name, found in result["runs"].items() for note in found["notes"]],
     }
 
@@ -142,9 +172,9 @@ def _learning(compared: Compared) -> list[dict[str, str]]:
     plots = []
     for key, over in _OVER.items():
         curves = [
-            Curve(run.name, found[key], found["loss"], noisy=True, color=run.tone, dashed=run.tone >= _TONES)
-            for run in compared.runs
-            if (found := compared.curves[run.name]).get(key)
+            Curve(name, found[key], found["loss"], noisy=True, color=place, dashed=place >= _TONES)
+            for place, name in enumerate(compared.names)
+            if (found := compared.curves.get(name, {})).get(key)
         ]
         if curves:
             plots.append(themed(curves, "loss per target token", over))

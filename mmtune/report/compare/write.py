@@ -12,8 +12,10 @@ from mmtune.report.compare.view import (
     cost_rows,
     difference_rows,
     interval,
+    origins,
     stages_sentence,
     test_rows,
+    unknown,
     verdict,
     view,
 )
@@ -31,7 +33,7 @@ def write_comparison(compared: Compared, path: Path) -> tuple[Path, Path]:
     """
     with writing(path, "--html"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    title = " and ".join(", ".join(run.name for run in compared.runs).rsplit(", ", 1))
+    title = " and ".join(", ".join(compared.names).rsplit(", ", 1))
     page = render("compare.html.j2", title=f"{title} side by side", compared=view(compared))
     return write_text(path, page, "--html"), write_text(path.with_suffix(".md"), markdown(compared), "--html")
 
@@ -39,19 +41,21 @@ def write_comparison(compared: Compared, path: Path) -> tuple[Path, Path]:
 def markdown(compared: Compared) -> str:
     """Tables without plots and pictures."""
     result = compared.result
-    names = [run.name for run in compared.runs]
+    names = compared.names
     lines = [f"# {', '.join(names)}", "", budget_sentence(result), ""]
-    if result["budget"]["differences"]:
+    if result["budget"] and result["budget"]["differences"]:
         lines += _table(["", *names], difference_rows(result["budget"]["differences"], names))
     lines += ["## Scores", "", *(f"Not ranked: {reason}." for reason in result["reasons"]), ""]
     for table in result["evaluations"]:
         lines += [f"### {table['title']}", "", f"By {table['scorer']}, rule {table['rule']}.", ""]
-        lines += _table(["rank", "run", str(table["score"]), "95 % interval", "rows"], _scores(table))
+        lines += _table(["rank", "answers of", str(table["score"]), "95 % interval", "rows"], _scores(table))
+        lines += [sentence, ""] if (sentence := unknown(table)) else []
         if sentence := verdict(table):
             lines += [sentence, ""]
             lines += _table(TEST_HEAD, test_rows(table))
-    lines += ["## Costs", "", *_table(["", *names], [[label, *cells] for label, cells in cost_rows(result)])]
-    lines += [sentence, ""] if (sentence := stages_sentence(result)) else []
+    if result["runs"]:
+        lines += ["## Costs", "", *_table(["", *names], [[label, *cells] for label, cells in cost_rows(result)])]
+        lines += [sentence, ""] if (sentence := stages_sentence(result)) else []
     if compared.disagreements:
         lines += [f"## Where they disagree ({result['disagreements']['total']} rows)", ""]
         rows = [[row.id, row.gold, *(_verdict(*row.answers[name]) for name in names)] for row in compared.disagreements]
@@ -73,6 +77,8 @@ def _verdict(text: str, right: bool) -> str:
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
     measured = result["measurement"]
+    if measured is None:
+        return [f"- {origin}" for origin in origins(result)]
     told = [f"{name}: {note}" for name, found in result["runs"].items() for note in found["notes"]]
     words = f"Measured on {measured['device']} with {measured['threads']} threads: {measured['statistic']}."
     return [*(f"- {note}" for note in told), "", words]
