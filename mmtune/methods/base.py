@@ -85,6 +85,10 @@ class Method(nn.Module, ABC):
     def roles(self) -> Mapping[str, list[nn.Parameter]]:
         """The method's parameters by role: learning rates and freezing go by these names."""
 
+    def encoder_parameters(self, modality: str) -> list[nn.Parameter]:
+        """Those of its own parameters that act inside an encoder and nowhere else."""
+        return []
+
     @property
     def couples_samples(self) -> bool:
         """Whether what a sample gives depends on the others of its batch, so that batches have to keep their order."""

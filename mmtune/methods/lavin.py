@@ -121,6 +121,10 @@ class LaVIN(Method):
             sites = _norms(Host(cast(Any, encoder)))
             attach_self_routed(sites, self._adapters_of(name), by_first=self.settings.routing == "batch0")
 
+    def encoder_parameters(self, modality: str) -> list[nn.Parameter]:
+        """The adapters of its blocks."""
+        return list(self.adapters[modality].parameters())
+
     def _adapters_of(self, name: str) -> list[RoutedAdapter]:
         return [cast(RoutedAdapter, adapter) for adapter in cast(nn.ModuleList, self.adapters[name])]
 

@@ -105,6 +105,10 @@ class AudioModality(Modality):
             return [samples[: self.window]]
         return [samples[start : start + self.window] for start in range(0, len(samples), self.window)]
 
+    def blank(self) -> dict[str, Tensor]:
+        """A second of silence."""
+        return self.load({"array": [0.0] * self.rate, "sampling_rate": self.rate})
+
     def preparation(self) -> Any:
         """The encoder's own preparation of sounds."""
         return self.extractor.to_dict()

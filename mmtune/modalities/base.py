@@ -83,6 +83,13 @@ class Modality(ABC):
         """
         return None
 
+    def blank(self) -> dict[str, Tensor] | None:
+        """What :meth:`load` gives of an item without content, to see which parameters reading needs.
+
+        None where that differs between items, or is not known; then all parameters of the encoder can be trained.
+        """
+        return None
+
     def positions(self, raw: Mapping[str, Tensor]) -> int:
         """Encoder positions of one loaded item, known before the encoder runs."""
         return self.num_positions

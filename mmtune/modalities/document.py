@@ -112,6 +112,10 @@ class DocumentModality(Modality):
     def _count(self, text: str) -> int:
         return len(self.tokenizer(text, verbose=False)["input_ids"])
 
+    def blank(self) -> dict[str, Tensor]:
+        """A text of one letter."""
+        return self.load({"text": "a"})
+
     def positions(self, raw: Mapping[str, Tensor]) -> int:
         """One position a chunk."""
         return len(raw["input_ids"])

@@ -178,6 +178,10 @@ class ImageModality(Modality):
         """The encoder's own preparation of pictures and its sizes."""
         return [self.processor.to_dict(), self.encoder_config.to_dict()]
 
+    def blank(self) -> dict[str, Tensor]:
+        """A black picture."""
+        return self.load(Image.new("RGB", (self.side, self.side)))
+
     def positions(self, raw: Mapping[str, Tensor]) -> int:
         """P of one picture; with ``anyres`` it depends on the picture."""
         return len(raw["layout"]) if "layout" in raw else self.num_positions

@@ -18,6 +18,8 @@ from mmtune.modalities.frames import Sampling, open_frames
 from mmtune.modalities.image import ImageModality
 from mmtune.modalities.pretrained import read_config
 
+_SIDE = 32  # of a blank frame
+
 
 class VideoSettings(config.Settings):
     """What every video encoder needs to be told."""
@@ -64,6 +66,10 @@ class VideoModality(Modality):
         given = self.settings
         frames = open_frames(item, self.num_frames, given.sampling, given.seed, max_seconds=given.max_seconds)
         return {"pixel_values": self.prepare(frames)}
+
+    def blank(self) -> dict[str, Tensor]:
+        """Black frames."""
+        return {"pixel_values": self.prepare([Image.new("RGB", (_SIDE, _SIDE))] * self.num_frames)}
 
     @abstractmethod
     def prepare(self, frames: list[Image.Image]) -> Tensor:

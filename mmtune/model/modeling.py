@@ -121,9 +121,17 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             scores = output.logits if output.logits.ndim == 2 else output.logits[_predicts_target(labels)]  # [K, V]
             output.loss = self._loss(scores, labels, num_items_in_batch)
             output.logits = scores if target_logits_only else output.logits
-            if self.training and not (self.trains_in_team or self.modalities.keys() <= (media or {}).keys()):
+            if self.training and not self.trains_in_team and self._may_miss(media):
                 output.loss = output.loss + self.anchor().to(output.loss)
         return output
+
+    def _may_miss(self, media: Media | None) -> bool:
+        """Whether a batch may leave trained parameters without gradient, which those of a team never are.
+
+        What is read in a trained encoder may differ between items.
+        """
+        lacks = not self.modalities.keys() <= (media or {}).keys()
+        return lacks or any(parameter.requires_grad for parameter in self.encoders.parameters())
 
     def perceive(self, media: Media | None, batch_size: int) -> Perception:
         """Run the encoders and the method once for a batch."""

@@ -15,8 +15,10 @@ from mmtune.core.errors import UsageError, nearest
 from mmtune.hosts.host import Host
 from mmtune.methods import METHODS
 from mmtune.methods.base import Method
+from mmtune.modalities.base import Modality
 from mmtune.model.configuration import MMTuneConfig
 from mmtune.model.lora import ENCODER_PARTS, LANGUAGE_LINEAR, LANGUAGE_PART, targets_by_part
+from mmtune.model.reading import unread_parameters
 from mmtune.model.shares import num_elements
 
 
@@ -25,6 +27,7 @@ class ModelParts:
 
     language_model: PreTrainedModel
     encoders: nn.ModuleDict
+    modalities: dict[str, Modality]
     method: Method
     host: Host
     lora_names: frozenset[str]  # as in named_parameters; names, since sharing out replaces parameters
@@ -66,6 +69,8 @@ class ModelParts:
     def set_trainable(self, roles: Sequence[str]) -> None:
         """Train the parameters of these roles and freeze all others.
 
+        What reading does not reach in an encoder stays frozen whatever the role: it would not learn, only decay.
+
         Raises:
             UsageError: A role that this model does not have, or that has no parameters.
         """
@@ -85,6 +90,9 @@ class ModelParts:
                 raise UsageError(f"Role '{role}' has no parameters in this model.", where="train.roles", fix=_fix(role))
             for parameter in known[role]:
                 parameter.requires_grad_(True)
+        for name, modality in self.modalities.items():
+            for parameter in unread_parameters(name, modality, self.encoders[name], self.method):
+                parameter.requires_grad_(False)
 
     def describe(self) -> list[dict[str, Any]]:
         """One row a component: its role, parameters, how many are trained, and dtypes."""

@@ -38,8 +38,8 @@ def check_modality(
     """Check a modality by itself, then all properties of a method that reads it.
 
     By itself: items load on the CPU, the same each time and in another process; a missing one is a ``MediaError``; each
-    has as many positions as was announced, of the announced width; items in a batch equal single ones, in any order; a
-    saved encoder reads as before.
+    has as many positions as was announced, of the announced width; items in a batch equal single ones, in any order; no
+    item reads what a blank one does not; a saved encoder reads as before.
 
     Args:
         modality: The class, or the name of a registered modality.
@@ -92,6 +92,7 @@ def _check_alone(modality: Modality, items: Sequence[Any], scratch: Path) -> Rep
     report.add(
         "items in any order", worst(_real(modality, encoder, raws[::-1]), alone[::-1]), TOLERANCES[torch.float64]
     )
+    _check_blank(modality, encoder, raws, report)
     folder = str(scratch / "saved")
     modality.save_source(encoder.float(), folder)
     again = type(modality).from_source(folder, settings=modality.settings.model_dump())
@@ -116,6 +117,26 @@ def _check_loading(modality: Modality, items: Sequence[Any], raws: Sequence[Raw]
         report.add("missing items", note="refused with MediaError")
         return
     raise broken(modality.name, "missing items", f"'{missing}' was loaded")
+
+
+def _check_blank(modality: Modality, encoder: nn.Module, raws: Sequence[Raw], report: Report) -> None:
+    """What a blank item does not reach is not trained, so that no item may reach it."""
+    blank = modality.blank()
+    if blank is None or not list(encoder.parameters()):
+        return
+    unread = _unread(modality, encoder, blank)
+    for number, raw in enumerate(raws):
+        if wrong := unread - _unread(modality, encoder, raw):
+            what = f"item {number} reads '{min(wrong)}' of the encoder, a blank one does not: let blank() give None"
+            raise broken(modality.name, "blank item", what)
+    report.add("blank item", note=f"{len(unread)} parameters are read by no item")
+
+
+def _unread(modality: Modality, encoder: nn.Module, raw: Raw) -> set[str]:
+    names, parameters = zip(*encoder.named_parameters(), strict=True)
+    values, _, _ = modality.encode(encoder, modality.collate([raw]))
+    gradients = torch.autograd.grad(values.sum(), parameters, allow_unused=True)
+    return {name for name, gradient in zip(names, gradients, strict=True) if gradient is None}
 
 
 @torch.no_grad()

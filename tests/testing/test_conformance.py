@@ -148,7 +148,7 @@ def test_modalities_conform_with_multi_token(name: str) -> None:
 @pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2"])
 def test_encoders_conform(kind: str, tmp_path: Path) -> None:
     report = check_modality("image", source=save_tiny_vision(tmp_path, kind), settings={"aspect": "square"})
-    assert len(report.findings) == 16
+    assert len(report.findings) == 17
 
 
 def test_tiles_conform() -> None:
@@ -169,6 +169,17 @@ class Nervous(ImageModality):
 
     def load(self, item: Any) -> dict[str, Tensor]:
         return {key: value + torch.rand(()) for key, value in super().load(item).items()}
+
+
+class Shallow(ImageModality):
+    """Shows less of the encoder by a blank picture than it reads of others."""
+
+    def blank(self) -> dict[str, Tensor]:
+        return {**super().blank(), "is_blank": torch.ones(())}
+
+    def encode(self, encoder: Any, inputs: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        values, mask, breaks = super().encode(encoder, inputs)
+        return values if "is_blank" in inputs else values + encoder.post_layernorm.bias, mask, breaks
 
 
 class Forgiving(ImageModality):
@@ -193,6 +204,7 @@ class Mingling(ImageModality):
         (Nervous, "loading"),
         (Forgiving, "missing items"),
         (Mingling, "items in a batch"),
+        (Shallow, "blank item"),
     ],
 )
 def test_faults_of_a_modality_are_named(modality: type[ImageModality], broken: str) -> None:

@@ -76,6 +76,13 @@ def test_two_processes_equal_one(recipe: Make, tmp_path: Path, monkeypatch: pyte
         "ddp": recipe("vlora", **shared, train__accumulation=3, train__batch_size=1),
         "fsdp": recipe("llava", **shared, tune__kind="lora", tune__dropout=0.0, run__strategy="fsdp"),
         "taken-up": recipe("vlora", **shared, tune__kind="full", run__strategy="fsdp"),
+        "encoder": recipe(
+            "llava",
+            **{**shared, "train__max_steps": 3},
+            train__roles=["method", "encoder"],
+            train__weight_decay=1.0,
+            train__learning_rate={"default": 1e-3, "encoder": 1e-4},
+        ),
     }
     with monkeypatch.context() as patch:
         crash_at(patch, 7)
