@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from accelerate import Accelerator
 from torch import nn
 
-from mmtune.core.errors import Interruption
+from mmtune.core.errors import Interruption, NumericalError
 from mmtune.core.memory import peak_memory_bytes
 from mmtune.model.encoding import row_lengths
 from mmtune.model.modeling import MMTuneModel
@@ -93,7 +93,7 @@ class Loop:
 
         Raises:
             Interruption: A signal asked to stop; a checkpoint is written.
-            NumericalError: Non-finite numbers, no target tokens, or weights that do not move.
+            NumericalError: Non-finite numbers, no target tokens, no usable row at all, or weights that do not move.
             ResourceError: Out of memory, or the disk is full.
             DataError: More unusable rows than ``data.max_bad_fraction`` allows.
         """
@@ -124,6 +124,12 @@ class Loop:
                     self._interrupt()
         finally:
             steps.close()
+        if not self.totals.samples:
+            raise NumericalError(
+                f"Nothing was trained on: none of the {self.totals.rejected} rows could be used.",
+                where=str(self._ledger.path),
+                fix="look at the reasons there; rows that are too long need a larger data.max_length",
+            )
 
     def look_at(self, step: int) -> dict[str, Any]:
         """Do the steps before one, then see what that one gives without learning from it."""

@@ -48,7 +48,7 @@ def parameter_groups(roles: Mapping[str, Sequence[nn.Parameter]], train: TrainRe
 
     Raises:
         RecipeError: A learning rate for a role that does not exist.
-        NumericalError: There is nothing to train.
+        NumericalError: There is nothing to train, or at a learning rate of 0.
     """
     check_rate_names(roles, train)
     by_size = sorted((role for role in train.learning_rate if role in roles), key=lambda role: len(roles[role]))
@@ -65,6 +65,13 @@ def parameter_groups(roles: Mapping[str, Sequence[nn.Parameter]], train: TrainRe
         raise NumericalError(
             "There is nothing to train.", where="train.roles", fix="name a role with parameters in train.roles"
         )
+    for name, _ in found:
+        if train.learning_rate[name] == 0:
+            raise NumericalError(
+                f"The learning rate '{name}' is 0: the weights that it is for would not move.",
+                where=f"train.learning_rate.{name}",
+                fix="raise it, or take their role out of train.roles",
+            )
     return [
         Group(role, train.learning_rate[role], train.weight_decay if matrices else 0.0, tuple(members.values()))
         for (role, matrices), members in found.items()

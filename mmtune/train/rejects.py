@@ -26,7 +26,7 @@ class Ledger:
     def __init__(
         self, path: Path, max_fraction: float, rows: int, *, drops_overlong: bool, writes: bool = True
     ) -> None:
-        self._path = path
+        self.path = path
         self._writes = writes
         self._budget = max_fraction * rows
         self._max_fraction = max_fraction
@@ -56,7 +56,7 @@ class Ledger:
                     f"{self._bad} rows cannot be used, more than data.max_bad_fraction={self._max_fraction} allows. "
                     f"The last: {row.error.message}",
                     where=row.source or row.id,
-                    fix=f"look at {self._path}, or raise data.max_bad_fraction",
+                    fix=f"look at {self.path}, or raise data.max_bad_fraction",
                 ) from row.error
 
     def note(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -67,12 +67,12 @@ class Ledger:
 
     def _read(self) -> tuple[set[str], int]:
         """Rows that an earlier part of the run wrote down; a last line that a crash cut off is taken away."""
-        if not self._path.exists():
+        if not self.path.exists():
             return set(), 0
-        text = self._path.read_text(encoding="utf-8", errors="replace")
+        text = self.path.read_text(encoding="utf-8", errors="replace")
         whole = text[: text.rfind("\n") + 1]
         if whole != text and self._writes:
-            write_text(self._path, whole)
+            write_text(self.path, whole)
         rows = [json.loads(line) for line in whole.split("\n")[:-1]]  # texts may hold other ends of lines
         return {row["id"] for row in rows}, sum(not row["dropped"] for row in rows)
 
@@ -84,5 +84,5 @@ class Ledger:
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         if not self._writes:
             return
-        with writing(self._path), self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

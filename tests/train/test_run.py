@@ -328,7 +328,16 @@ def test_out_of_memory_names_rows_and_the_setting(
 
 def test_weights_that_do_not_move_are_an_error(recipe: Make, tmp_path: Path) -> None:
     with pytest.raises(NumericalError, match="did not move"):
-        train(recipe(train__learning_rate=0.0), output=tmp_path)
+        train(recipe(train__learning_rate=1e-30), output=tmp_path)
+    with pytest.raises(NumericalError, match="'default' is 0"):  # known before the first step, however few there are
+        train(recipe(train__learning_rate=0.0, train__max_steps=1), output=tmp_path / "zero")
+
+
+def test_a_run_that_saw_no_row_is_an_error(recipe: Make, tmp_path: Path) -> None:
+    with pytest.raises(NumericalError, match="Nothing was trained on") as caught:
+        train(recipe(data__overlong="drop", data__max_length=4, train__max_steps=2), output=tmp_path)
+    assert caught.value.where == str(tmp_path / "rejected.jsonl")
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
