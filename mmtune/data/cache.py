@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -55,6 +56,8 @@ def prepared(source: str | Path, cache: str | Path | None, options: Mapping[str,
             _LOG.info("data cache: hit for %s", source)
             return folder
         _LOG.info("data cache: miss for %s (%s); preparing it", source, why)
+        if not (folder / MANIFEST).is_file():  # somebody removed parts of it
+            shutil.rmtree(folder, ignore_errors=True)
         prepare([source], folder, overwrite=True, **options)
         note.write_text(json.dumps(wanted), encoding="utf-8")
     return folder

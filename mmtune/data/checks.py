@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -35,10 +36,14 @@ def check_sample(sample: Sample) -> None:
     """
     if not sample.turns:
         raise RowError("no_turns", "The row has no turns.", fix="give at least a question and an answer")
+    check_unicode(sample.id)
     for turn in sample.turns:
         for part in turn.parts:
             if isinstance(part, Text):
                 check_text(part.text)
+                continue
+            for text in _texts(part.uri):
+                check_unicode(text)
     opening = 1 if sample.turns[0].role == "system" else 0
     if any(turn.role == "system" for turn in sample.turns[opening:]):
         raise RowError("system_not_first", "A system turn stands after the first turn.", fix="put it first, once")
@@ -48,7 +53,7 @@ def check_sample(sample: Sample) -> None:
 
 
 def check_text(text: str) -> None:
-    """Check that a text can be encoded.
+    """Check that a text can be tokenised.
 
     Raises:
         RowError: ``bad_unicode`` or ``private_character``.
@@ -57,10 +62,30 @@ def check_text(text: str) -> None:
         return
     if _PRIVATE in text:
         raise RowError("private_character", "The text holds the private-use character U+E000.", fix="remove it")
+    check_unicode(text)
+
+
+def check_unicode(text: str) -> None:
+    """Check that a text, a name or a path can be encoded.
+
+    Raises:
+        RowError: ``bad_unicode``.
+    """
+    if text.isascii():
+        return
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RowError("bad_unicode", "The text holds half of a surrogate pair.", fix="repair the text") from error
+
+
+def _texts(item: Any) -> Iterator[str]:
+    """Every text in what names a medium or is one."""
+    if isinstance(item, str):
+        yield item
+    elif isinstance(item, Mapping | list):
+        for value in item.values() if isinstance(item, Mapping) else item:
+            yield from _texts(value)
 
 
 def _check_talk(sample: Sample, opening: int) -> None:

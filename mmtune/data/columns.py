@@ -75,11 +75,10 @@ def table_of(rows: Sequence[Accepted], roots: Sequence[str], sources: Sequence[S
         first = len(media)
         for item, found, facts in zip(sample.media, row.found, row.facts, strict=True):
             written += media.add(item, found, facts, places, roots)
-        extra = text_of(dict(sample.extra)) if sample.extra else None
         shown = media.identities(first)
         columns["id"].append(sample.id)
         columns["source"].append(sample.source)
-        columns["extra"].append(extra)
+        columns["extra"].append(row.extra)
         columns["row"].append(row.number)
         columns["positions"].append(row.positions)
         columns["targets"].append(row.targets)
@@ -87,10 +86,10 @@ def table_of(rows: Sequence[Accepted], roots: Sequence[str], sources: Sequence[S
         columns["origin"].append(row.origin)
         columns["split"].append(row.split)
         columns["signature"].append(row.signature)
-        columns["bytes"].append(200 + written + len(extra or ""))
+        columns["bytes"].append(200 + written + len(row.extra or ""))
         said = _said(sample)
         columns["content"].append(hashlib.blake2b(said + "\0".join(shown).encode(), digest_size=16).digest())
-        columns["digest"].append(_digest(sample, said, media.names(first), extra))
+        columns["digest"].append(_digest(sample, said, media.names(first), row.extra))
         keys.add([*(f"media\0{one}" for one in shown), f"id\0{row.origin}\0{sample.id}"])
     made = {name: pa.array(values, WORKING.field(name).type) for name, values in columns.items()}
     made |= {"turns": turns.array(), "media": media.array(), "keys": keys.array()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import DataError
-from mmtune.data.checks import check_sample
+from mmtune.data.checks import check_sample, check_unicode
 from mmtune.data.examination import Facts, examine
 from mmtune.data.ledger import Rejected
 from mmtune.data.lengths import Lengths
@@ -41,6 +42,7 @@ class Accepted:
         positions: Of the row in the model, and how many are trained; None without a model.
         warnings: (code, text) of what is odd.
         signature: By which near-duplicates are found, where these are asked for.
+        extra: What else the row holds, as JSON.
     """
 
     sample: Sample
@@ -53,6 +55,7 @@ class Accepted:
     targets: int | None = None
     warnings: tuple[tuple[str, str], ...] = ()
     signature: bytes | None = None
+    extra: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,11 +206,14 @@ class Judge:
         except RowError as error:
             wished = error.reason in self.reject
             shown = str(value.get("id", name)) if isinstance(value := _value(row), dict) else name
-            return Rejected(str(source.path), row.line, shown, error.reason, error.message, error.fix, number, wished)
+            shown, said = _encodable(shown), _encodable(error.message)
+            return Rejected(str(source.path), row.line, shown, error.reason, said, error.fix, number, wished)
 
     def _accept(
         self, source: Source, sample: Sample, origin: int, number: int, split: str | None, lengths: Lengths | None
     ) -> Accepted:
+        extra = text_of(dict(sample.extra)) if sample.extra else None
+        check_unicode(extra or "")
         found = tuple(source.lookup.find(item.uri) for item in sample.media)
         pairs = zip(sample.media, found, strict=True)
         facts = tuple(examine(item, place, self.check, embed=self.embed) for item, place in pairs)
@@ -226,7 +232,7 @@ class Judge:
                 raise RowError(code, text, fix="use the row: leave out --reject")
         unique = tuple({code: (code, text) for code, text in warnings}.values())
         signature = self.signer.sign(sample, found, facts) if self.signer is not None else None
-        return Accepted(sample, found, facts, number, origin, split, positions, targets, unique, signature)
+        return Accepted(sample, found, facts, number, origin, split, positions, targets, unique, signature, extra)
 
 
 def _value(row: RawRow) -> Any:
@@ -242,6 +248,15 @@ def _object_fix(value: Any) -> str:
     return "give an object"
 
 
+def _encodable(text: str) -> str:
+    """The text with halves of surrogate pairs written out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def text_of(value: Any) -> str:
-    """JSON in its one canonical spelling."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    """JSON in its one canonical spelling; what JSON has no form for (bytes, times, decimals of tables) as text."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=_as_text)
+
+
+def _as_text(value: Any) -> str:
+    return base64.b64encode(value).decode("ascii") if isinstance(value, bytes | bytearray) else str(value)

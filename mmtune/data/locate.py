@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from mmtune.data.readers import find_reader
 from mmtune.data.sources import claiming
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".tar", ".tar.gz", ".tgz")
-_SPLITS = {"train": "train", "val": "val", "validation": "val"}
+_SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+_SPLIT_NAME = re.compile(r"([a-z]+)(-\d+(-of-\d+(-[0-9a-f]+)?)?)?\.")  # train.json, train-00000-of-00002.parquet
 _HUB = "hub:"
 
 
@@ -31,8 +33,8 @@ class Located:
 def locate(name: str | Path) -> list[Located]:
     """What a name stands for: a file, the data files of a folder by name, or a data set of the hub.
 
-    ``ORG/NAME`` that is nothing here, and every ``hub:ORG/NAME``, is of the hub. In a folder with a file ``train``, the
-    files ``train``, ``val`` and ``validation`` are splits.
+    ``ORG/NAME`` that is nothing here, and every ``hub:ORG/NAME``, is of the hub. In a folder with files ``train`` and
+    ``val``, ``validation`` or ``test``, these are splits; numbers of shards may stand behind the names.
 
     Raises:
         DataError: Nothing there, or nothing that is data, with the nearest name.
@@ -52,10 +54,15 @@ def locate(name: str | Path) -> list[Located]:
             )
         return [Located(path)]
     files = data_files(path)
-    known = {file: _SPLITS.get(file.name.split(".")[0]) for file in files} if path.is_dir() else {}
-    if "train" not in known.values() or "val" not in known.values():
+    known = {file: _split_of(file) for file in files} if path.is_dir() else {}
+    if not {"train"} < set(known.values()) - {None}:
         known = {}
     return [Located(file, split=known.get(file)) for file in files]
+
+
+def _split_of(file: Path) -> str | None:
+    found = _SPLIT_NAME.match(file.name)
+    return _SPLITS.get(found[1]) if found else None
 
 
 def is_whole(path: Path) -> bool:

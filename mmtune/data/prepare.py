@@ -17,7 +17,7 @@ from mmtune.data.lengths import Lengths
 from mmtune.data.locate import locate, slice_of
 from mmtune.data.media import CheckMedia, MediaLookup
 from mmtune.data.oddities import check_codes
-from mmtune.data.packing import Packing
+from mmtune.data.packing import MANIFEST, Packing
 from mmtune.data.parts import FolderParts, PartMaker
 from mmtune.data.signatures import Likeness, Signer
 from mmtune.data.slices import join_slices, write_slice
@@ -28,6 +28,7 @@ __all__ = ["prepare"]
 
 
 _LOG = logging.getLogger(__name__)
+_MOST_COPIES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def prepare(
         ResourceError: The output cannot be written.
     """
     began, target = time.monotonic(), Path(output)
-    _check_output(target, overwrite)
+    _check_output(target, overwrite, sources)
     wishes = _Wishes(
         format, tuple(media_root), max_samples, seed, shard, check_media, embed_media, max_bad_fraction, split, model,
         allow_urls, allow_outside, tuple(sorted(set(reject))), tuple(weights), str(download) if download else None,
@@ -177,8 +178,10 @@ def _open(names: Sequence[str | Path], wishes: _Wishes) -> list[Source]:
         raise UsageError(
             f"{len(wishes.weights)} weights for {len(names)} sources.", where="--weight", fix="give one for each source"
         )
-    if any(weight <= 0 for weight in wishes.weights):
-        raise UsageError("A weight must be above 0.", where="--weight", fix="leave out the source instead")
+    wrong = [weight for weight in wishes.weights if not 0.0 < weight <= _MOST_COPIES]
+    if wrong:
+        message = f"A weight of {wrong[0]:g} cannot be; it must be above 0 and at most {_MOST_COPIES:,}."
+        raise UsageError(message, where="--weight", fix="leave out a source instead of giving it no weight")
     rules = {
         "allow_outside": wishes.allow_outside,
         "allow_urls": wishes.allow_urls,
@@ -235,14 +238,21 @@ def _chosen(sources: Sequence[Source], max_samples: int | None, seed: int, shard
     return Choice(drawn(total, max_samples, seed) if max_samples < total else None, shard=shard)
 
 
-def _check_output(target: Path, overwrite: bool) -> None:
+def _check_output(target: Path, overwrite: bool, sources: Sequence[str | Path]) -> None:
     if target.name in ("", ".."):  # it is made beside its place, and then put there
         raise UsageError(f"The output needs a name: '{target}' has none.", where="--output", fix="--output prepared")
-    if not target.exists() or overwrite:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    if target.is_dir() and not any(target.iterdir()):
-        return
-    raise UsageError(f"The output exists: {target}", where="--output", fix="choose another folder, or remove this one")
+    if not overwrite:
+        fix = "choose another folder, or remove this one"
+        raise UsageError(f"The output exists: {target}", where="--output", fix=fix)
+    inside = next((source for source in sources if Path(source).resolve().is_relative_to(target.resolve())), None)
+    if inside is not None:
+        message = f"The source {inside} lies in the output {target}, which --overwrite would remove."
+        raise UsageError(message, where="--output", fix="choose another folder")
+    if not (target / MANIFEST).is_file():
+        message = f"The output {target} holds no prepared data; --overwrite replaces nothing else."
+        raise UsageError(message, where="--output", fix="choose another folder, or remove this one")
 
 
 def _result(manifest: Mapping[str, Any], target: Path, seconds: float) -> dict[str, Any]:

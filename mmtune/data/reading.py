@@ -114,6 +114,21 @@ def scan_rows(path: Path) -> Iterator[RawRow]:
     )
 
 
+def listed_rows(path: Path, key: str) -> Iterator[RawRow]:
+    """Like :func:`scan_rows` for the list that is all an object holds, as in ``{"all": […]}``.
+
+    Raises:
+        DataError: As :func:`read_rows`.
+    """
+    window = _Window(path)
+    window.skip_blanks()
+    head = re.compile(rf"\{{\s*{re.escape(json.dumps(key))}\s*:\s*(?=\[)").match(window.text, window.position)
+    if head is None:
+        raise window.broken(f"the list '{key}' is missing")
+    window.position = head.end()
+    return _list_rows(window, closed_by="}")
+
+
 class _Window:
     """The part of a text file that is being read, and the line that its position is on."""
 
@@ -189,7 +204,7 @@ class _Window:
         )
 
 
-def _list_rows(window: _Window) -> Iterator[RawRow]:
+def _list_rows(window: _Window, closed_by: str = "") -> Iterator[RawRow]:
     window.position += 1
     index = 0
     if window.skip_blanks() != "]":
@@ -206,6 +221,9 @@ def _list_rows(window: _Window) -> Iterator[RawRow]:
                 raise window.broken("a comma or the end of the list is missing")
             window.position += 1
     window.position += 1
+    if closed_by and window.skip_blanks() != closed_by:
+        raise window.broken(f"the {closed_by} behind the list is missing")
+    window.position += len(closed_by)
     if window.skip_blanks():
         raise window.broken("text after the end of the list")
 

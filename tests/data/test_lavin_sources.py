@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmtune.core.errors import DataError, UsageError
 from mmtune.data.dataset import load_samples
+from mmtune.data.prepare import prepare
 from mmtune.data.sample import Media
 from mmtune.data.sources import load_format
 from mmtune.data.sources.scienceqa import PROMPT_FORMATS, question, solution
@@ -80,6 +83,37 @@ def test_a_split_of_unknown_problems(tmp_path: Path) -> None:
     (tmp_path / "pid_splits.json").write_text('{"train": ["11", "99"]}', encoding="utf-8")
     with pytest.raises(DataError, match="99"):
         load_samples(tmp_path)
+
+
+def test_rows_of_the_mixture_are_judged_one_by_one(tmp_path: Path) -> None:
+    good = {"instruction": "Instruction: Hi\nResponse:", "answer": "Ho", "image": None, "image_source": None}
+    lines = [json.dumps(good), "7", json.dumps({**good, "answer": 3}), json.dumps({**good, "options": float("nan")})]
+    path = tmp_path / "all_data.json"
+    path.write_text('{"all": [\n' + ",\n".join(lines) + "\n]}", encoding="utf-8")
+    prepare([path], tmp_path / "out", max_bad_fraction=0.75)
+    listed = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["reason"]) for row in listed] == [
+        (3, "not_an_object"),
+        (4, "no_answer"),
+        (5, "bad_number"),
+    ]
+    whole = path.read_text()
+    for broken in (whole[:-1], whole + "x", '{"all": [' + "[" * 100_000 + "]" * 100_000 + "]}"):
+        path.write_text(broken, encoding="utf-8")
+        with pytest.raises(DataError, match="Broken JSON"):
+            prepare([path], tmp_path / "none", format="lavin")
+
+
+def test_a_table_of_scienceqa(tmp_path: Path) -> None:
+    shown = {"bytes": (GOLDEN / "images" / "train" / "12" / "image.png").read_bytes(), "path": None}
+    for name, image in (("train-00000-of-00001", shown), ("validation-00000-of-00001-0a1b", None), ("test", None)):
+        row = {key: value for key, value in PROBLEM.items() if key != "caption"} | {"image": image, "question": name}
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / f"{name}.parquet")
+    found = prepare([tmp_path], tmp_path / "out")
+    assert (found["splits"], found["media"]) == ({"train": 1, "test": 1, "val": 1}, 1)
+    sample = load_samples(tmp_path / "out", split="train")[0]
+    assert sample.answer == "The answer is B. BECAUSE: L1\\nL2 S"
+    assert sample.media == (Media("image", shown["bytes"]),)
 
 
 def test_the_mixture_of_dialogues(tmp_path: Path) -> None:

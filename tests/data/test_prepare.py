@@ -207,6 +207,28 @@ def test_output_is_never_overwritten_unasked(source: Path, tmp_path: Path) -> No
     prepare([source], tmp_path / "empty")
 
 
+def test_overwriting_removes_nothing_but_prepared_data(source: Path, tmp_path: Path) -> None:
+    prepare([source], tmp_path / "out")
+    within = write_lines(tmp_path / "out" / "more.jsonl", [{"messages": []}])
+    for sources, output in (
+        ([source], source),
+        ([source.parent], source.parent),
+        ([source], tmp_path),
+        ([source, within], tmp_path / "out"),
+        ([source], source.parent / "pictures"),
+    ):
+        with pytest.raises(UsageError) as raised:
+            prepare(sources, output, overwrite=True)
+        assert raised.value.where == "--output"
+    assert prepare([source], tmp_path / "out", overwrite=True)["rows"] == 30
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf"), 1e9])
+def test_a_weight_that_cannot_be(source: Path, tmp_path: Path, weight: float) -> None:
+    with pytest.raises(UsageError, match="weight"):
+        prepare([source], tmp_path / "out", weights=[weight])
+
+
 def test_failure_leaves_nothing_behind(source: Path, tmp_path: Path) -> None:
     path = write_json(tmp_path / "broken.json", [{"id": "a", "conversations": talk("Hi", "Ho")}])
     path.write_text(path.read_text().replace('"Ho"', '"Ho'))

@@ -7,6 +7,8 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
 from mmtune.core.errors import DataError, UsageError
 from mmtune.data.dataset import load_samples
@@ -207,7 +210,7 @@ def test_webdataset_tars(tmp_path: Path) -> None:
 
 
 def test_data_sets_of_the_library(tmp_path: Path) -> None:
-    from datasets import Dataset, DatasetDict, Features, Image, Value
+    from datasets import DatasetDict, Features, Image, Value
 
     paths = [str(picture(tmp_path / "p" / f"{index}.png", color)) for index, color in enumerate(("red", "blue"))]
     features = Features({"image": Image(), "text": Value("string")})
@@ -321,3 +324,42 @@ def test_bad_first_rows_do_not_hide_the_format(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Broken JSON") as raised:
         prepare([write_lines(tmp_path / "broken.jsonl", ['{"id": '])], tmp_path / "none")
     assert raised.value.where == f"{tmp_path / 'broken.jsonl'}:1"
+
+
+def test_rows_for_tests_are_never_trained_on(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write_json(tmp_path / f"{name}.json", [{"id": name, "conversations": talk(f"{name}?", "Yes.")}])
+    assert prepare([tmp_path], tmp_path / "out")["splits"] == {"train": 1, "test": 1}
+    assert [row.id for row in load_samples(tmp_path, split="train", cache=tmp_path / "cache")] == ["train"]
+
+
+def test_a_table_with_times_and_bytes_beside_the_text(tmp_path: Path) -> None:
+    row = {"id": "a", "conversations": talk("Hi", "Ho"), "on": date(2020, 1, 2), "price": Decimal("1.20"), "raw": b"ab"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    prepare([tmp_path / "rows.parquet"], tmp_path / "out")
+    assert load_samples(tmp_path / "out")[0].extra == {"on": "2020-01-02", "price": "1.20", "raw": "YWI="}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_that_breaks_off_between_two_rows(tmp_path: Path, mode: Any) -> None:
+    path = tmp_path / "rows.tar"
+    with tarfile.open(path, mode) as tar:
+        for index in range(4):
+            for ending, content in (("png", picture(tmp_path / "a.png").read_bytes()), ("txt", b"A cat.")):
+                member = tarfile.TarInfo(f"{index}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    assert prepare([path], tmp_path / "out")["rows"] == 4
+    content = path.read_bytes()
+    path.write_bytes(content[: 8 * 1024] if mode == "w" else content[:-9])  # a header and a block a member
+    with pytest.raises(DataError, match="breaks off"):
+        prepare([path], tmp_path / "none")
+
+
+def test_a_damaged_data_set_on_disk(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "There."}]
+    Dataset.from_list([{"messages": messages}] * 4).save_to_disk(tmp_path / "saved")
+    path = next((tmp_path / "saved").glob("*.arrow"))
+    path.write_bytes(path.read_bytes().replace(b"Where", b"Wh\xffre"))
+    with pytest.raises(DataError, match="damaged"):
+        prepare([tmp_path / "saved"], tmp_path / "out")

@@ -20,7 +20,11 @@ def _claims(path: Path) -> bool:
 
 
 def _rows(path: Path) -> Iterator[RawRow]:
-    yield from _numbered(_saved(path))
+    try:
+        yield from _numbered(_saved(path))
+    except (OSError, ValueError) as error:  # Arrow's own errors are among them
+        message = f"The data set is damaged: {_first_line(error)}"
+        raise DataError(message, where=str(path), fix="copy it again, or save it again with save_to_disk") from error
 
 
 def _count(path: Path) -> int:
@@ -57,6 +61,8 @@ def hub_rows(name: str) -> Iterator[RawRow]:
     split, config = (parts[-1] if parts else None), (parts[0] if len(parts) > 1 else None)
     try:
         found = load_dataset(source, config, split=split, streaming=True)
+        tables = found.items() if isinstance(found, IterableDatasetDict) else [(split, found)]
+        yield from _numbered((part, _undecoded(table)) for part, table in tables)
     except (OSError, ConnectionError) as error:
         raise ResourceError(
             f"'{source}' is no file or folder here and cannot be had from the hub: {_first_line(error)}",
@@ -67,10 +73,6 @@ def hub_rows(name: str) -> Iterator[RawRow]:
         raise DataError(
             f"The data set '{name}' cannot be read: {_first_line(error)}", where=name, fix="name ORG/NAME:CONFIG:SPLIT"
         ) from error
-    pairs: Iterable[tuple[str | None, Any]] = (
-        found.items() if isinstance(found, IterableDatasetDict) else [(split, found)]
-    )
-    yield from _numbered((part_name, _undecoded(part)) for part_name, part in pairs)
 
 
 def _undecoded(data: Any) -> Any:

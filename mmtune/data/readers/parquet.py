@@ -31,7 +31,7 @@ def _rows(path: Path) -> Iterator[RawRow]:
                 for value in batch.to_pylist():
                     yield RawRow(index, index + 1, value)
                     index += 1
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise _damaged(path, index, error) from error
 
 

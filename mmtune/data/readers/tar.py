@@ -6,11 +6,15 @@ Source:
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from mmtune.core.errors import DataError
 from mmtune.data.messages import RowError
@@ -22,6 +26,8 @@ _SOUNDS = {"wav", "flac", "mp3", "ogg"}
 _VIDEOS = {"mp4", "webm", "mkv", "avi"}
 _TEXTS = {"txt", "text", "caption"}
 _TALKS = {"conversations", "messages"}
+_PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+_BLOCK = tarfile.BLOCKSIZE
 
 
 def _claims(path: Path) -> bool:
@@ -31,7 +37,7 @@ def _claims(path: Path) -> bool:
 def _rows(path: Path) -> Iterator[RawRow]:
     index, row = 0, _Row("")
     try:
-        with tarfile.open(path, "r|*") as tar:
+        with _unpacked(path) as file, tarfile.open(fileobj=(whole := _Whole(file)), mode="r|") as tar:
             for member in tar:
                 key, _, ending = _split(member.name)
                 if not member.isfile() or not ending:
@@ -43,7 +49,8 @@ def _rows(path: Path) -> Iterator[RawRow]:
                     row = _Row(key)
                 content = tar.extractfile(member)
                 row.add(ending, content.read() if content is not None else b"")
-    except (tarfile.TarError, OSError, EOFError) as error:
+            whole.check_end()
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(
             f"The tar breaks off or is damaged after row {index + bool(row.key)}: {error}",
             where=f"{path}:{index + 1}",
@@ -51,6 +58,37 @@ def _rows(path: Path) -> Iterator[RawRow]:
         ) from error
     if row.key:
         yield RawRow(index, index + 1, row.value())
+
+
+def _unpacked(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        begins = file.read(2)
+    opened: IO[bytes] = _PACKED.get(begins, open)(path, "rb")
+    return opened
+
+
+class _Whole:
+    """A tar as a stream that knows whether it was read to its proper end: it may break off between two members."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._last = file, b""
+
+    def read(self, size: int) -> bytes:
+        """The next bytes."""
+        content = self._file.read(size)
+        self._last = (self._last + content)[-_BLOCK:]
+        return content
+
+    def check_end(self) -> None:
+        """Read what is left, at the end of which sums of packed files are checked.
+
+        Raises:
+            TarError: The blocks of zeros are missing that end every tar.
+        """
+        while self.read(1 << 20):
+            pass
+        if self._last != bytes(_BLOCK):
+            raise tarfile.ReadError("the mark at its end is missing")
 
 
 def _split(name: str) -> tuple[str, str, str]:

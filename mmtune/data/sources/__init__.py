@@ -61,7 +61,7 @@ SOURCES = Registry(
         "scienceqa": "mmtune.data.sources.scienceqa:FORMAT",
     },
 )
-ORDER = ("sharegpt", "llava", "messages", "lavin", "alpaca", "capsfusion", "captions")
+ORDER = ("sharegpt", "llava", "messages", "lavin", "alpaca", "capsfusion", "scienceqa", "captions")
 """Built-in formats in the order that they are asked in; those of others come after them, by name."""
 
 

@@ -10,15 +10,13 @@ Source:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmtune.core.errors import DataError
 from mmtune.data.messages import RowError
-from mmtune.data.reading import RawRow
+from mmtune.data.reading import RawRow, listed_rows
 from mmtune.data.sample import Media, Sample, Text, Turn
 from mmtune.data.sources import SourceFormat
 
@@ -80,11 +78,7 @@ def read(path: Path) -> Iterator[RawRow]:
     Raises:
         DataError: Broken JSON.
     """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))["all"]
-    except (OSError, ValueError) as error:
-        raise DataError(f"The file cannot be read: {error}", where=str(path), fix="copy it again") from error
-    return (RawRow(index, index + 1, row) for index, row in enumerate(rows))
+    return listed_rows(path, "all")
 
 
 FORMAT = SourceFormat(parse, recognises, claims, read, "LaVIN: instruction, answer and image_source")

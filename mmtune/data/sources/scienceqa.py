@@ -1,4 +1,5 @@
-"""ScienceQA as published: ``problems.json``, ``pid_splits.json``, ``captions.json`` and ``images/<split>/<id>/``.
+"""ScienceQA as published: ``problems.json``, ``pid_splits.json``, ``captions.json`` and ``images/<split>/<id>/``; or as
+tables of problems that hold their pictures.
 
 ``scienceqa`` writes prompts in the format QCM-ALE without captions; ``scienceqa:QCM-AE,captions`` in another one, with
 captions. What stands before the dash is asked: Question, Context (the hint, and the caption), Multiple choices,
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import DataError, unknown_name
-from mmtune.data.messages import RowError
+from mmtune.data.items import RowError, settled_item
 from mmtune.data.reading import RawRow
 from mmtune.data.sample import Media, Sample, Text, Turn
 from mmtune.data.sources import SourceFormat
@@ -89,14 +90,15 @@ def parser(prompt_format: str, *, captions: bool) -> Any:
         if missing:
             raise RowError("no_question", f"The problem has no '{missing[0]}'.", fix="copy problems.json again")
         choices, answer = row["choices"], row["answer"]
-        if not isinstance(choices, list) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        known = isinstance(choices, list) and type(answer) is int and 0 <= answer < min(len(choices), len(_LETTERS))
+        if not known:
             raise RowError(
                 "bad_answer", f"Answer {answer!r} is none of the choices {choices!r}.", fix="copy problems.json again"
             )
         name = str(row.get("id", default_id))
         asked: tuple[Any, ...] = (Text(question(row, prompt_format, captions=captions)),)
         if row.get("image"):
-            asked = (Media("image", f"images/{row.get('split', 'train')}/{name}/{row['image']}"), *asked)
+            asked = (Media("image", settled_item("image", row["image"], "image")), *asked)
         extra = {key: row[key] for key in ("subject", "grade", "topic", "hint", "choices", "answer") if key in row}
         told = Text(solution(row, prompt_format))
         return Sample(name, (Turn("user", asked), Turn("assistant", (told,))), extra=extra)
@@ -120,11 +122,16 @@ def with_options(options: str) -> SourceFormat:
             raise unknown_name("prompt format", option, PROMPT_FORMATS, where="--format scienceqa:…")
     return SourceFormat(
         parser(chosen, captions=captions),
+        recognises=_recognises,
         claims=claims,
         read=read,
         describe="ScienceQA: problems.json and pid_splits.json",
         variant=with_options,
     )
+
+
+def _recognises(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("choices"), list) and {"question", "answer", "lecture", "solution"} <= set(row)
 
 
 def claims(path: Path) -> bool:
@@ -141,10 +148,10 @@ def read(path: Path) -> Iterator[RawRow]:
     """
     folder = path.parent if path.name == PROBLEMS else path
     problems, splits = _json(folder / PROBLEMS), _json(folder / SPLITS)
-    captions = _json(folder / CAPTIONS).get("captions", {}) if (folder / CAPTIONS).is_file() else {}
+    captions = _json(folder / CAPTIONS, "captions") if (folder / CAPTIONS).is_file() else {}
     number = 0
     for split in _READ_SPLITS:
-        for name in splits.get(split, ()):
+        for name in _names(splits, split, folder):
             problem = problems.get(str(name))
             if not isinstance(problem, dict):
                 raise DataError(
@@ -152,15 +159,25 @@ def read(path: Path) -> Iterator[RawRow]:
                     where=str(folder / SPLITS),
                     fix="copy both files again, from one and the same download",
                 )
-            row = {**problem, "id": str(name), "split": problem.get("split", split)}
+            row = {**problem, "id": str(name)}
+            if row.get("image"):
+                row["image"] = f"images/{row.get('split', split)}/{name}/{row['image']}"
             yield RawRow(number, number + 1, {**row, _CAPTION: captions.get(str(name), "")}, _READ_SPLITS[split])
             number += 1
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _names(splits: dict[str, Any], split: str, folder: Path) -> list[Any]:
+    names = splits.get(split, [])
+    if not isinstance(names, list):
+        raise DataError(f"Split '{split}' is no list of ids.", where=str(folder / SPLITS), fix="copy it again")
+    return names
+
+
+def _json(path: Path, key: str | None = None) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        value = value if key is None else value[key]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise DataError(f"The file cannot be read: {error}", where=str(path), fix="copy it again") from error
     if not isinstance(value, dict):
         raise DataError("The file is no JSON object.", where=str(path), fix="copy it again")
