@@ -21,6 +21,7 @@ from mmtune.model.processing import MMTuneProcessor
 from mmtune.train.data_setup import Data
 from mmtune.train.display import Display
 from mmtune.train.features import FeatureStore, KeptModality, encoder_key
+from mmtune.train.feed import Mixture
 from mmtune.train.files import folder_bytes, writing
 from mmtune.train.recipe import Recipe
 from mmtune.train.team import Team
@@ -57,12 +58,14 @@ class KeptFeatures:
 
     Attributes:
         entry_bytes: Of an ordinary item, by modality.
+        limit: Bytes of all that is kept in ``root``; ``room`` of it is not used yet.
     """
 
     modalities: Mapping[str, KeptModality]
     entry_bytes: Mapping[str, int]
     root: Path
     limit: int
+    room: int
 
     def reading(self, processor: MMTuneProcessor) -> MMTuneProcessor:
         """A processor that gives what is kept in place of opened media."""
@@ -71,34 +74,41 @@ class KeptFeatures:
         return found
 
     def check_room(self, data: Data, display: Display) -> None:
-        """Ask the disk, and say what will be kept.
+        """Ask the disk, and say what will be kept; for one of the processes that share a run.
 
         Raises:
             ResourceError: The disk has less room than the features of all media take, up to the limit.
         """
-        media: dict[str, set[Any]] = {name: set() for name in self.modalities}
-        for index in range(len(data.feed.mixture)):
-            for item in data.feed.mixture.row(index).media:
-                name = modality_of(item.modality, self.modalities)
-                if name is not None:
-                    media[name].add(hash(item.uri) if isinstance(item.uri, (str, bytes)) else id(item.uri))
+        there = {name: folder_bytes(kept.store.folder) for name, kept in self.modalities.items()}
+        media, all_seen = self._count_media(data.feed.mixture, there)
         for name, kept in self.modalities.items():
-            each = self.entry_bytes[name]
-            there = folder_bytes(kept.store.folder)
-            wanted = max(0, len(media[name]) * each - there)
+            size = media[name] * self.entry_bytes[name]
+            wanted = max(0, size - there[name])
             with writing(self.root):
                 self.root.mkdir(parents=True, exist_ok=True)
             fix = f"free some space, give another data.cache, a smaller data.cache_features_gb, or {_OFF}"
-            need_space(self.root, min(wanted, kept.store.room), fix)
-            display.note(
-                f"features of {len(media[name]):,} {name} items, about {len(media[name]) * each / _GB:,.2f} GB, "
-                f"are kept in {kept.store.folder} ({there / _GB:,.2f} GB are there; limit {self.limit / _GB:g} GB)"
-            )
-            if wanted > kept.store.room:
+            need_space(self.root, min(wanted, self.room), fix)
+            count = f"{'' if all_seen else 'at least '}{media[name]:,} {name} items"
+            found = f"{there[name] / _GB:,.2f} GB are there; limit {self.limit / _GB:g} GB"
+            display.note(f"features of {count}, about {size / _GB:,.2f} GB, are kept in {kept.store.folder} ({found})")
+            if wanted > self.room:
                 display.note(
-                    f"only about {kept.store.room / max(1, each):,.0f} more fit: raise data.cache_features_gb, or "
-                    f"remove folders of {self.root}; the others are encoded each time"
+                    f"only about {self.room / max(1, self.entry_bytes[name]):,.0f} more fit: raise "
+                    f"data.cache_features_gb, or remove folders of {self.root}; the others are encoded each time"
                 )
+
+    def _count_media(self, mixture: Mixture, there: Mapping[str, int]) -> tuple[dict[str, int], bool]:
+        """Different media by modality, and whether all rows were looked at: not where it is more than may be kept."""
+        media: dict[str, set[int]] = {name: set() for name in self.modalities}
+        most = {name: (self.limit + there[name]) / max(1, each) for name, each in self.entry_bytes.items()}
+        seen = 0
+        while seen < len(mixture) and any(len(found) <= most[name] for name, found in media.items()):
+            for item in mixture.row(seen).media:
+                name = modality_of(item.modality, self.modalities)
+                if name is not None:
+                    media[name].add(hash(item.uri) if isinstance(item.uri, (str, bytes)) else id(item.uri))
+            seen += 1
+        return {name: len(found) for name, found in media.items()}, seen == len(mixture)
 
     def summary(self, team: Team, display: Display) -> dict[str, Any]:
         """What the cache did, over all processes, which call it together; also told to the display."""
@@ -133,7 +143,7 @@ def keep_features(
         return None
     root = cache_folder(recipe.data.cache) / _FOLDER
     limit = int(recipe.data.cache_features_gb * _GB)
-    room = max(0, limit - folder_bytes(root)) // team.size
+    room = max(0, limit - folder_bytes(root))
     found: dict[str, KeptModality] = {}
     entry_bytes = {}
     for name, modality in model.modalities.items():
@@ -144,10 +154,10 @@ def keep_features(
         key = encoder_key(modality, model.encoders[name], preparation, precision, device)
         size = next(model.encoders[name].parameters()).element_size()
         entry_bytes[name] = modality.num_positions * modality.width * size
-        found[name] = KeptModality(modality, FeatureStore(root / key, room))
+        found[name] = KeptModality(modality, FeatureStore(root / key, room // team.size))
     if not found:
         names = ", ".join(model.modalities) or "none"
         message = f"This model has no encoder whose features can be kept: {names}."
         raise NotPossibleError(message, where=recipe.where("data.cache_features"), fix=_OFF)
     model.modalities = {**model.modalities, **found}
-    return KeptFeatures(found, entry_bytes, root, limit)
+    return KeptFeatures(found, entry_bytes, root, limit, room)

@@ -1,7 +1,8 @@
 """What frozen encoders made of media, kept on disk: from the second time on a medium is neither decoded nor encoded.
 
 An entry is one file, named by the hash of the medium's bytes, in a folder named by the hash of all else that the
-features follow from: the encoder's weights and dtype, its settings and preparation, the precision and kind of device.
+features follow from: the encoder's weights and dtype, its settings, preparation and kind of attention, the precision, the
+kind of device, the versions of torch and transformers.
 A medium is encoded by itself, so that its features do not depend on its neighbours in a batch: they are the same
 whichever run or process made them, and a run that goes on meets what it met before.
 
@@ -21,6 +22,7 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from mmtune.core.errors import MediaError
 from mmtune.modalities.base import Modality
@@ -219,12 +221,20 @@ def encoder_key(modality: Modality, encoder: nn.Module, preparation: Any, precis
         "precision": precision,
         "device": device.type,
         "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "attention": _attention(encoder),
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
+
+
+def _attention(encoder: nn.Module) -> list[str]:
+    """The kinds of attention that an encoder's parts run with, which round differently."""
+    parts = (module for module in encoder.modules() if isinstance(module, PreTrainedModel))
+    return sorted({str(part.config._attn_implementation) for part in parts})
 
 
 def medium_digest(item: Any) -> str | None:

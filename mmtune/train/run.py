@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ class Job:
         """Build everything and train nothing."""
         with self.memory:
             self.build()
+            self.check_features()
         self.display.note(
             f"{total_steps(self.recipe, self.data)} steps over {self.data.rows} rows; nothing was trained"
         )
@@ -127,6 +129,7 @@ class Job:
             watchdog = Watchdog(run.folder / f"stacks-{self.team.rank}.txt", self.recipe.run.hang_minutes)
             with self.memory:
                 self.team.together(self.build)
+                self.check_features()
                 with watchdog.watching():
                     loop = self.make_loop(run, stop, watchdog)
                     return self._train(run, loop, stop)
@@ -152,8 +155,6 @@ class Job:
         self.features = keep_features(recipe, self.model, self.precision, self.device, self.team, self.display)
         reading = self.processor if self.features is None else self.features.reading(self.processor)
         self.data = make_data(recipe, self.verb, self.model, reading, self.device, self.display)
-        if self.features is not None:
-            self.features.check_room(self.data, self.display)
         self.data.share(self.team.rank, self.team.size)
         if recipe.save.best and self.data.validation is None:
             where = recipe.where("save.best")
@@ -161,6 +162,11 @@ class Job:
                 "save.best needs validation data and there is none.", where=where, fix="name data.validation"
             )
         self.display.table("components", components(self.model, self.groups))
+
+    def check_features(self) -> None:
+        """Ask the disk for the room that kept features need, once for all processes: rows are read for it."""
+        if self.features is not None:
+            self.team.on_main(partial(self.features.check_room, self.data, self.display))
 
     def make_loop(self, run: RunDirectory, stop: StopRequest, watchdog: Watchdog) -> Loop:
         """Make what trains the model, at its first step."""

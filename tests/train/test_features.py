@@ -6,16 +6,20 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 import mmtune.train.feature_setup as setup
 from mmtune.core.errors import NotPossibleError, ResourceError
+from mmtune.data.sample import Media, Sample, Turn
 from mmtune.modalities.image import ImageModality
 from mmtune.train.features import DamagedEntry, FeatureStore, KeptModality, encoder_key, medium_digest
+from mmtune.train.feed import Mixture
 from mmtune.train.recipe import Recipe
 from mmtune.train.run import train
 from tests.tiny import save_tiny_vision
@@ -154,6 +158,43 @@ def test_the_key_follows_weights_settings_and_precision(tmp_path: Path) -> None:
     with torch.no_grad():
         next(encoder.parameters()).view(-1)[0] += 1e-3
     assert len({first, key(), *others}) == 5
+
+
+def test_the_key_follows_attention_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modality = ImageModality.from_source(save_tiny_vision(tmp_path))
+    encoder: Any = modality.load_encoder(torch.float32)
+    keys = []
+    for attention in ("sdpa", "eager"):
+        encoder.set_attn_implementation(attention)
+        keys.append(encoder_key(modality, encoder, modality.preparation(), "fp32", CPU))
+    for library in (torch, transformers):
+        with monkeypatch.context() as patch:
+            patch.setattr(library, "__version__", "0.0.1")
+            keys.append(encoder_key(modality, encoder, modality.preparation(), "fp32", CPU))
+    assert len(set(keys)) == 4
+
+
+@pytest.mark.parametrize(
+    ("limit", "rows", "said"), [(250, 3, "at least 3 image"), (10_000, 10, "features of 10 image")]
+)
+def test_rows_are_read_until_more_is_found_than_may_be_kept(tmp_path: Path, limit: int, rows: int, said: str) -> None:
+    read: list[int] = []
+
+    class Rows(list[Sample]):
+        def __getitem__(self, index: Any) -> Any:
+            read.append(index)
+            return super().__getitem__(index)
+
+    modality = ImageModality.from_source(save_tiny_vision(tmp_path / "vision"))
+    samples = Rows(Sample(str(at), (Turn("user", (Media("image", f"{at}.png"),)),)) for at in range(10))
+    kept = {"image": KeptModality(modality, FeatureStore(tmp_path / "kept", limit))}
+    features = setup.KeptFeatures(kept, {"image": 100}, tmp_path, limit, limit)
+    notes: list[str] = []
+    data: Any = SimpleNamespace(feed=SimpleNamespace(mixture=Mixture([samples], [1.0], 0)))
+    features.check_room(data, SimpleNamespace(note=notes.append))  # type: ignore[arg-type]
+    assert read == list(range(rows))
+    assert said in notes[0]
+    assert (len(notes) == 2) == (limit == 250)
 
 
 def test_what_a_medium_is_called_by(tmp_path: Path) -> None:

@@ -76,6 +76,9 @@ def test_two_processes_equal_one(recipe: Make, tmp_path: Path, monkeypatch: pyte
         "ddp": recipe("vlora", **shared, train__accumulation=3, train__batch_size=1),
         "fsdp": recipe("llava", **shared, tune__kind="lora", tune__dropout=0.0, run__strategy="fsdp"),
         "taken-up": recipe("vlora", **shared, tune__kind="full", run__strategy="fsdp"),
+        "kept": recipe(
+            "llava", **{**shared, "train__max_steps": 3}, data__cache=str(tmp_path / "cache"), data__cache_features=True
+        ),
         "encoder": recipe(
             "llava",
             **{**shared, "train__max_steps": 3},
