@@ -38,7 +38,7 @@ def locate(name: str, *, beside: Path | None = None, what: str, option: str) -> 
         if any((folder / name).is_file() for name in _DESCRIPTIONS):
             return Place(folder)
     if is_hub_id(name):
-        return from_hub(name)
+        return from_hub(name, fix=f"check the network, or give a local folder with {option}")
     looked = ", ".join(str(folder) for folder in tried[:4])
     raise CheckpointError(
         f"The {what} '{name}' was not found. Looked for a config.json in: {looked}.",
@@ -62,10 +62,22 @@ def is_hub_id(name: str) -> bool:
 
 
 def source_place(name: str) -> Place:
-    """The checkpoint to convert: a folder, a ``.pt`` or ``.pth`` file, a hub id that is downloaded, or ``nano``."""
+    """The checkpoint to convert: a folder, a ``.pt`` or ``.pth`` file, a hub id that is downloaded, or ``nano``.
+
+    A run stands for its model.
+
+    Raises:
+        CheckpointError: Nothing there, a file of another kind, or a run that has no model yet.
+        ResourceError: A hub id, and the hub cannot be reached.
+    """
     if name == NANO:
         return Place(Path(resolve_source(NANO, "adapter")))
     path = Path(name).expanduser()
+    if (path / "status.json").is_file() and not (path / "config.json").is_file():
+        path = path / "model"
+        if not (path / "config.json").is_file():
+            fix = "run its command again, or convert another one"
+            raise CheckpointError("The run has no model yet.", where=name, fix=fix)
     if path.is_dir() or (path.is_file() and path.suffix in SINGLE_FILES):
         return Place(path)
     if path.exists():
@@ -77,7 +89,7 @@ def source_place(name: str) -> Place:
     raise CheckpointError("The source does not exist.", where=name, fix="check the path")
 
 
-def from_hub(name: str) -> Place:
+def from_hub(name: str, *, fix: str = "check the spelling and the network, or give a local folder") -> Place:
     """Download (or find in the cache) a model of the hub; no code file is fetched.
 
     Raises:
@@ -88,14 +100,14 @@ def from_hub(name: str) -> Place:
     try:
         folder = Path(snapshot_download(name, allow_patterns=_FILES))
     except Exception as error:
-        raise _unreachable(name, error) from error
+        raise _unreachable(name, error, fix) from error
     return Place(folder, hub_id=name, revision=folder.name)
 
 
-def _unreachable(name: str, error: Exception) -> MMTuneError:
+def _unreachable(name: str, error: Exception, fix: str) -> MMTuneError:
     detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ResourceError(
         f"'{name}' is no folder here and cannot be fetched from the hub: {detail}",
         where=name,
-        fix="check the spelling and the network, or give a local folder",
+        fix=fix,
     )

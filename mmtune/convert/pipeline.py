@@ -18,6 +18,7 @@ from mmtune.convert.job import Job, Progress
 from mmtune.convert.layout import Layout
 from mmtune.convert.locate import source_place
 from mmtune.convert.plan import Part, PlainPlan, Plan, Request
+from mmtune.convert.push import check_repository
 from mmtune.convert.staging import Stage, staged
 from mmtune.convert.target import building, check_space, check_target
 from mmtune.convert.verify import verify
@@ -30,6 +31,8 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 def carry_out(job: Job, progress: Progress | None) -> tuple[Plan | PlainPlan, Layout, dict[str, Any] | None]:
     """Do a conversion: what was read, what was written, and what verification found."""
     max_bytes, dtype = parse_size(job.max_shard_size), _dtype(job.dtype)
+    if job.push is not None:
+        check_repository(job.push)
     place = source_place(job.source)
     check_target(job.target, [place.folder], overwrite=job.overwrite)
     name, form = _identify(place.folder, job.from_format)

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmtune.core.errors import ResourceError
+from mmtune.core.errors import ResourceError, UsageError
+
+
+def check_repository(repository: str) -> None:
+    """Notice a name that the hub would refuse before the work.
+
+    Raises:
+        UsageError: It is no ``ORG/NAME``.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        message = f"'{repository}' is no name on the hub: {error}"
+        raise UsageError(message, where="--push", fix="--push ORG/NAME") from error
 
 
 def push_folder(folder: Path, repository: str) -> str:

@@ -26,9 +26,9 @@ def arrange(plan: Plan | PlainPlan, stage: Stage | None, request: Request) -> La
     lora = plan.part("lora") if isinstance(plan, Plan) else None
     if not isinstance(plan, Plan) or lora is None:
         method = f"the weights of '{plan.method}' have no form in PEFT" if isinstance(plan, Plan) else "it is whole"
-        raise NotPossibleError(
-            f"There is no LoRA to write as a PEFT adapter: {method}.", where="--to adapter", fix="use --to mmtune"
-        )
+        message = f"There is no LoRA to write as a PEFT adapter: {method}."
+        fix = "use --to mmtune" if isinstance(plan, Plan) else "use --to hf"
+        raise NotPossibleError(message, where="--to adapter", fix=fix)
     config = dict(adapter_config(lora, kept_files(plan, plan.format), plan))
     language = plan.part("language_model")
     base = str(plan.base["source"]) if language is None else str(_folder(language.origin).resolve())

@@ -13,10 +13,10 @@ from transformers import CLIPConfig, CLIPModel
 
 import mmtune
 from mmtune.convert.detect import Found, detect
-from mmtune.convert.locate import candidates, is_hub_id, locate
+from mmtune.convert.locate import candidates, is_hub_id, locate, source_place
 from mmtune.convert.push import push_folder
 from mmtune.convert.run import convert
-from mmtune.core.errors import CheckpointError, ResourceError
+from mmtune.core.errors import CheckpointError, ResourceError, UsageError
 from mmtune.data.sample import conversation
 from mmtune.model.processing import MMTuneProcessor
 from tests.convert.originals import CLIP, LLAVA, VLORA, make_llava, read_json, write_json
@@ -134,6 +134,25 @@ def test_a_hub_out_of_reach_is_a_matter_of_resources(tmp_path: Path, monkeypatch
         convert("some/model", tmp_path / "out")
     with pytest.raises(ResourceError, match="not uploaded"):
         push_folder(tmp_path, "some/model")
+    with pytest.raises(ResourceError, match="cannot be fetched") as caught:
+        locate("some/tower", what="vision tower", option="--vision")
+    assert "--vision" in str(caught.value.fix)
+
+
+def test_a_name_that_the_hub_would_refuse_is_noticed_first(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'bad name' is no name on the hub") as caught:
+        convert(VLORA / "adapter", tmp_path / "out", push="bad name")
+    assert caught.value.where == "--push"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_stands_for_its_model(tmp_path: Path) -> None:
+    write_json(tmp_path / "status.json", {})
+    with pytest.raises(CheckpointError, match="no model yet"):
+        source_place(str(tmp_path))
+    (tmp_path / "model").mkdir()
+    write_json(tmp_path / "model" / "config.json", {})
+    assert source_place(str(tmp_path)).folder == tmp_path / "model"
 
 
 def test_a_base_on_the_hub_stays_a_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
