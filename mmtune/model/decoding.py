@@ -13,9 +13,17 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from mmtune.core.errors import UsageError
+from mmtune.core.errors import NotPossibleError, UsageError
 
 Decode = Callable[[Sequence[int]], str]
+_KEPT = (
+    "past_key_values",
+    "cache_implementation",
+    "output_scores",
+    "output_logits",
+    "output_hidden_states",
+    "output_attentions",
+)  # options of transformers' generate after which tensors of its steps are used on
 _REPLACEMENT = "�"  # what decoding gives for the first bytes of a character whose last ones are still to come
 
 
@@ -187,6 +195,51 @@ def with_own_penalty(options: Mapping[str, Any], default: float | None) -> dict[
         return dict(options)
     processors = [RepetitionPenaltyLogitsProcessor(float(penalty)), *(options.get("logits_processor") or ())]
     return {**options, "repetition_penalty": 1.0, "logits_processor": LogitsProcessorList(processors)}
+
+
+def generate_quickly(
+    language_model: Any, inputs: Mapping[str, Tensor], options: Mapping[str, Any], *, inference: bool
+) -> Any:
+    """Transformers' ``generate`` in inference mode, a step of which takes an eighth less time (docs/adr/0017).
+
+    Inference mode's tensors can neither be changed in place nor be trained through outside of it. None of them is left
+    behind: what stays in the model and what is returned is ordinary. Where more than ids is asked for, or a cache is
+    kept for the next call, gradients are merely off.
+
+    Args:
+        options: Of ``generate``. A logits processor that needs gradients turns them on by
+            ``torch.inference_mode(False)``.
+        inference: Whether inference mode is allowed.
+
+    Raises:
+        NotPossibleError: An ``assistant_model``, which would need a prompt of ids.
+    """
+    if options.get("assistant_model") is not None:
+        raise NotPossibleError(
+            "An assistant model reads ids, and here prompts are embeddings.",
+            where="assistant_model",
+            fix="leave assistant_model out; prompt_lookup_num_tokens needs none",
+        )
+    given = options.get("generation_config") or language_model.generation_config
+    kept = given.cache_implementation is not None or any(options.get(name) not in (None, False) for name in _KEPT)
+    with torch.inference_mode(inference and not kept):
+        output = language_model.generate(**inputs, **options)
+    for name, tensor in list(language_model.named_buffers()):  # such as frequencies of rotary positions
+        if tensor.is_inference():
+            owner, _, own = name.rpartition(".")
+            setattr(language_model.get_submodule(owner), own, tensor.clone())
+    if isinstance(output, Tensor):
+        return _ordinary(output)
+    for name, value in output.items():
+        output[name] = _ordinary(value)
+    return output
+
+
+def _ordinary(value: Any) -> Any:
+    """A tensor, or tensors in tuples, with those of inference mode cloned."""
+    if isinstance(value, tuple):
+        return tuple(_ordinary(part) for part in value)
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 @contextmanager

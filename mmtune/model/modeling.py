@@ -25,7 +25,7 @@ from mmtune.methods import METHODS
 from mmtune.methods.base import Method
 from mmtune.modalities.base import Modality
 from mmtune.model.configuration import MMTuneConfig
-from mmtune.model.decoding import steps_lowered, with_own_penalty
+from mmtune.model.decoding import generate_quickly, steps_lowered, with_own_penalty
 from mmtune.model.parts import ModelParts
 from mmtune.nn.splice import splice_tokens
 
@@ -202,11 +202,11 @@ class MMTuneModel(ModelParts, PreTrainedModel):
             kwargs: Options of transformers' ``generate``.
 
         Returns:
-            New ids ``[B * returns, T_new]``, or transformers' output object with ``return_dict_in_generate``, whose
-            other tensors were made in inference mode: clone them before changing them in place.
+            New ids ``[B * returns, T_new]``, or transformers' output object with ``return_dict_in_generate``.
 
         Raises:
             UsageError: Unknown ``positions``.
+            NotPossibleError: An ``assistant_model``.
         """
         if positions not in ("training", "original"):
             raise UsageError(f"Unknown positions '{positions}'. Allowed: training, original.", fix="use 'training'")
@@ -224,15 +224,10 @@ class MMTuneModel(ModelParts, PreTrainedModel):
         if self.method.masked_slots and self._takes_positions:
             inputs = _without_empty_columns(inputs)
         penalty = self.language_model.generation_config.repetition_penalty
-        # Steps take an eighth less time than without gradients alone (docs/adr/0017). Shares that a team gathers for a
-        # step may be met again in training, which inference mode would forbid.
-        inference = torch.inference_mode(not self.trains_in_team)
-        with self.slot.bind(perception), steps_lowered(self.language_model, shift), inference:
-            output = self.language_model.generate(**inputs, **with_own_penalty(kwargs, penalty))
-        if isinstance(output, Tensor):
-            return output.clone()  # an ordinary tensor, which may be changed in place
-        output.sequences = output.sequences.clone()
-        return output
+        options = with_own_penalty(kwargs, penalty)
+        with self.slot.bind(perception), steps_lowered(self.language_model, shift):
+            # Shares that a team gathers for a step may be met again in training, which inference mode would forbid.
+            return generate_quickly(self.language_model, inputs, options, inference=not self.trains_in_team)
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any

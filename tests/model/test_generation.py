@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import StaticCache
 
-from mmtune.core.errors import DataError, MMTuneError, ResourceError, UsageError
+from mmtune.core.errors import DataError, MMTuneError, NotPossibleError, ResourceError, UsageError
 from mmtune.data.sample import Sample, conversation
 from mmtune.model.batches import halving
 from mmtune.model.build import build_model
@@ -279,13 +280,47 @@ def test_training_goes_on_after_answers(tmp_path: Path) -> None:
     model, processor = build_model(base=base, encoders={"image": vision}, method="llava", settings={})
     encoded = processor.collate([processor.encode_prompt(rows(2)[1])], side="left")
     inputs = {key: encoded[key] for key in ("input_ids", "attention_mask", "media")}
+    before = model.language_model.model.rotary_emb.inv_freq
     ids = model.eval().generate(**inputs, max_new_tokens=24, min_new_tokens=24, do_sample=False)
-    assert not ids.is_inference()
-    held = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_inference()]
+    after = model.language_model.model.rotary_emb.inv_freq
+    assert after is not before, "the case does not test what it is for"
+    after.mul_(1)  # as DDP does when it hands buffers around
+    assert not any(tensor.is_inference() for tensor in (ids, *model.parameters(), *model.buffers()))
     model.set_trainable(["method", "language"])
     prompt = inputs["input_ids"]
     model.train()(**inputs, labels=prompt.masked_fill(prompt >= model.host.vocab_size, -100)).loss.backward()
-    assert held, "the case does not test what it is for"
     assert all(parameter.grad is not None for parameter in model.method.parameters())
-    given = model.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True)
-    assert not given.sequences.is_inference()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_generate_gives_may_be_trained_through_and_changed(tiny: Any, beams: int) -> None:
+    model, _ = tiny
+    asked = dict.fromkeys(("output_scores", "output_logits", "output_hidden_states"), True)
+    options = {"max_new_tokens": 3, "num_beams": beams, "return_dict_in_generate": True}
+    for wanted in ({}, asked):
+        given = model.generate(torch.tensor([[1, 70, 80]]), **options, **wanted)
+        tensors = [value for value in given.values() if isinstance(value, torch.Tensor)]
+        tensors += given.logits or ()
+        assert not any(tensor.is_inference() for tensor in tensors)
+    weight = torch.ones(given.logits[0].shape[-1], requires_grad=True)
+    (weight * given.logits[0]).sum().backward()
+    given.scores[0].mul_(2)
+
+
+def test_a_cache_lives_on_after_an_answer(tiny: Any) -> None:
+    model, _ = tiny
+    prompt, options = torch.tensor([[1, 70, 80]]), {"max_new_tokens": 3, "do_sample": False}
+    first = model.generate(prompt, **options)
+    cache = StaticCache(config=model.language_model.config, max_cache_len=16)
+    for _ in range(2):
+        assert torch.equal(model.generate(prompt, past_key_values=cache, **options), first)
+        cache.reset()
+    for generate in (model.generate, model.language_model.generate, model.generate):
+        generate(prompt, cache_implementation="static", **options)
+
+
+def test_an_assistant_model_is_refused(tiny: Any) -> None:
+    model, _ = tiny
+    with pytest.raises(NotPossibleError, match="embeddings"):
+        model.generate(torch.tensor([[1, 70]]), assistant_model=model.language_model)
+    assert model.generate(torch.tensor([[1, 70]]), prompt_lookup_num_tokens=2, max_new_tokens=3).shape[0] == 1
