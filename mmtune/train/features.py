@@ -1,10 +1,10 @@
 """What frozen encoders made of media, kept on disk: from the second time on a medium is neither decoded nor encoded.
 
 An entry is one file, named by the hash of the medium's bytes, in a folder named by the hash of all else that the
-features follow from: the encoder's weights and dtype, its settings, preparation and kind of attention, the precision, the
-kind of device, the versions of torch and transformers.
-A medium is encoded by itself, so that its features do not depend on its neighbours in a batch: they are the same
-whichever run or process made them, and a run that goes on meets what it met before.
+features follow from: the encoder's weights and dtype, its settings, preparation and kind of attention, the precision,
+the kind of device, the versions of torch and transformers. A medium is encoded by itself, so that its features do not
+depend on its neighbours in a batch: they are the same whichever run or process made them, and a run that goes on meets
+what it met before.
 
 Shapes: N items of a batch, P positions of one, D width.
 """
