@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,12 +122,6 @@ def fake_verb(monkeypatch: pytest.MonkeyPatch, work: Callable[[Any], Any]) -> No
     monkeypatch.setitem(app.VERBS, "fake", ("fake_verb", "A fake."))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny models are slower with more threads than with one."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(autouse=True)
+def _quick(quick_runs: None) -> None:
+    """Runs of these tests are quick ones."""

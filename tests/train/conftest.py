@@ -77,3 +77,8 @@ def recipe(base: str, vision: str, data: Path) -> Callable[..., Recipe]:
         return resolve("finetune", overrides=values)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _quick(quick_runs: None) -> None:
+    """Runs of these tests are quick ones."""

@@ -25,12 +25,6 @@ from mmtune.train.step import Stepper
 Make = Callable[..., Recipe]
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
-    torch.set_num_threads(1)
-
-
 class Chain(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -147,6 +147,7 @@ def test_refusals(recipe: Make, tmp_path: Path) -> None:
         planned(recipe(run__num_processes=2, run__strategy="fsdp"), target="cpu", run_probe=True)
 
 
+@pytest.mark.whole
 def test_a_run_tells_what_was_planned_and_what_it_took(recipe: Make, tmp_path: Path) -> None:
     found = train(recipe("vlora", data__template="vlora"), output=tmp_path / "run")["memory"]
     assert found["planned_bytes"] > 0

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from mmtune.core.errors import NotPossibleError
@@ -74,11 +73,7 @@ def test_published_numbers_of_lavin() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_trains(
-    name: str, deep_base: str, vision: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
-    torch.set_num_threads(1)
+def test_a_preset_trains(name: str, deep_base: str, vision: str, data: Path, tmp_path: Path) -> None:
     verb = "pretrain" if name.endswith("pretrain") else "finetune"
     method = str(load_preset(name)["method"])
     overrides = {
@@ -120,11 +115,7 @@ def test_published_numbers_of_multi_token() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MULTI_TOKEN if "imagebind" not in name])
-def test_a_preset_of_multi_token_trains(
-    name: str, vision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
-    torch.set_num_threads(1)
+def test_a_preset_of_multi_token_trains(name: str, vision: str, tmp_path: Path) -> None:
     base = Path(save_tiny_lm(tmp_path / "base"))
     (base / "chat_template.jinja").write_text(INSTRUCTION)
     values = load_preset(name)

@@ -25,12 +25,6 @@ TOLERANCE = 1e-5
 SETTINGS = {"lavin": {"model__settings": {"dropout": 0.0}}}  # processes draw dropout for their own rows
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
-    torch.set_num_threads(1)
-
-
 def rows(folder: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [row for row in found if "loss" in row]

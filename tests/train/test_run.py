@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from mmtune.core.errors import (
     UsageError,
 )
 from mmtune.model.modeling import MMTuneModel
-from mmtune.report.run import write_run_report
 from mmtune.train.display import LoggingDisplay
 from mmtune.train.loop import Loop
 from mmtune.train.recipe import Recipe, resolve
@@ -37,21 +36,10 @@ from mmtune.train.state import list_checkpoints
 from tests.train.conftest import write_rows
 
 Make = Callable[..., Recipe]
-REPORT = write_run_report
 KEYS = {
     "run", "model", "method", "status", "steps", "samples", "tokens", "loss", "trainable_parameters", "seconds",
     "samples_per_second", "tokens_per_second", "peak_memory_bytes", "resumed_from",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tiny matrices are faster on one thread; drawing the report takes longer than the run."""
-    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def sha(path: Path) -> str:
@@ -78,8 +66,8 @@ class Stop(LoggingDisplay):
             os.kill(os.getpid(), self._number)
 
 
+@pytest.mark.whole
 def test_the_report_is_written(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmtune.report.run.write_run_report", REPORT)
     train(recipe(train__max_steps=1), output=tmp_path)
     assert (tmp_path / "report.html").is_file()
     assert (tmp_path / "plots" / "loss.png").is_file()

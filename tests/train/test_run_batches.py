@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from mmtune.core.errors import RecipeError
@@ -19,15 +18,6 @@ from mmtune.train.run import train
 
 Make = Callable[..., Recipe]
 WORDS = (1, 2, 3, 4, 5, 8, 12, 20, 30, 40)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

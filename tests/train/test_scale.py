@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from mmtune.methods import METHODS
 from mmtune.testing.encoders import save_tiny_whisper, tone
@@ -20,12 +19,6 @@ from tests.train.test_processes import SETTINGS, compare, rows
 
 Make = Callable[..., Recipe]
 ROUNDING = 2**-8  # of bf16, relative: products are rounded differently when a batch is cut; float32 is held to 1e-5
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
-    torch.set_num_threads(1)
 
 
 def saving(recipe: Make, folder: Path, method: str, **changes: Any) -> Recipe:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from mmtune.methods import METHODS
 from mmtune.train.recipe import Recipe, dump
@@ -21,12 +20,6 @@ from mmtune.train.run import train
 from tests.train.processes import ROOT
 
 Make = Callable[..., Recipe]
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
-    torch.set_num_threads(1)
 
 
 def hashes(model: Path) -> dict[str, str]:

@@ -20,12 +20,6 @@ from mmtune.train.run import train
 Make = Callable[..., Recipe]
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
-    torch.set_num_threads(1)
-
-
 def in_memory(run: Path) -> dict[str, torch.Tensor]:
     """The trained parameters as they were in memory after the last step."""
     newest = max((run / "checkpoints").glob("step-*"))

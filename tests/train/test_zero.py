@@ -185,7 +185,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
         vars(module).update(values)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr("mmtune.train.zero.find_spec", lambda name: True)
-    monkeypatch.setattr("mmtune.report.run.write_run_report", lambda folder, **shown: None)
     return engines
 
 
