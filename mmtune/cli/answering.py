@@ -50,7 +50,8 @@ def answer_one(console: Console, request: Request, options: Mapping[str, Any], *
         fix = "put text and media into the message file"
         raise UsageError("--messages comes with its own text and media.", where="--messages", fix=fix)
     if body is None and request.prompt is None and not any(request.media.values()):
-        raise UsageError("There is nothing to ask about.", fix='mmtune generate --image F, or --prompt "…"')
+        fix = 'mmtune generate --image F, or --prompt "…"'
+        raise UsageError("There is nothing to ask about.", where="--image", fix=fix)
     from mmtune.model.generation import Decoding, answer
 
     decoding = Decoding(**options)

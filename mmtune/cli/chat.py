@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mmtune.cli.console import Console, Result
-from mmtune.cli.options import DEVICE, DTYPE, MODEL, POSITIVE
+from mmtune.cli.options import DEVICE, DTYPE, MODEL, POSITIVE, template_of
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
     from mmtune.model.generation import Decoding
 
     options: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed, "system": system}
-    decoding = Decoding(max_new_tokens=max_new_tokens, template=template, **options)
+    decoding = Decoding(max_new_tokens=max_new_tokens, template=template_of(template), **options)
     loaded, processor, name = load_for(console, model, device=device, dtype=dtype)
     conversation = Conversation(loaded, processor, decoding)
     for path in image or []:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mmtune.cli.console import Console, Result
-from mmtune.cli.options import DEVICE, DTYPE, MEDIA_ROOT, MODEL, POSITIVE, one_of, readable
+from mmtune.cli.options import DEVICE, DTYPE, MEDIA_ROOT, MODEL, POSITIVE, one_of, readable, template_of
 from mmtune.cli.requests import read_stdin
 from mmtune.core.errors import UsageError
 
@@ -61,7 +61,7 @@ def run(
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "num_beams": num_beams,
         "stop": tuple(readable("--stop", text) for text in stop or ()), "system": readable("--system", system),
-        "seed": seed, "logprobs": logprobs, "template": template,
+        "seed": seed, "logprobs": logprobs, "template": template_of(template),
         "positions": one_of("--positions", positions, ("training", "original")),
     }  # fmt: skip
     if batch is None:

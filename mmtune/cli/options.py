@@ -59,6 +59,19 @@ def readable(option: str, given: str | None) -> str | None:
     return given
 
 
+def template_of(given: str | None) -> str | None:
+    """The one spelling of a prompt format's name, None for the model's own.
+
+    Raises:
+        UsageError: No such format; the message names the nearest.
+    """
+    if given is None:
+        return None
+    from mmtune.model.templates import template_name
+
+    return template_name(given, where="--template")
+
+
 def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
     """``NAME=VALUE`` options as a mapping.
 

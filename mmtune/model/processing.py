@@ -10,6 +10,7 @@ from typing import Any, Literal
 from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from mmtune.core.errors import DataError, UsageError
+from mmtune.core.registry import canonical
 from mmtune.data.sample import Sample, Turn
 from mmtune.methods.base import Frame, Lead
 from mmtune.modalities.base import Modality
@@ -98,7 +99,7 @@ class MMTuneProcessor:
 
     def template_of(self, name: str | None = None) -> Template:
         """The prompt format of a name, this processor's own by default."""
-        key = name or self.template
+        key = canonical(name or self.template)
         if key not in self._templates:
             kind = _OF_TOKENIZER.get(key)
             found = named_template(key) if kind is None else kind(self.tokenizer)

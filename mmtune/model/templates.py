@@ -14,12 +14,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmtune.core.errors import DataError, unknown_name
+from mmtune.core.registry import canonical
 from mmtune.data.sample import Media
 from mmtune.model import prompts
 from mmtune.model.rendering import Conversation, Markers, Segment, Template, marker_of, turn_text
 from mmtune.model.response import Response
 
-__all__ = ["CHAT", "INSTRUCTION", "TEMPLATES", "Markers", "Segment", "Template", "named_template", "template_names"]
+__all__ = [
+    "CHAT",
+    "INSTRUCTION",
+    "TEMPLATES",
+    "Markers",
+    "Segment",
+    "Template",
+    "named_template",
+    "template_name",
+    "template_names",
+]
 
 
 @dataclass(frozen=True)
@@ -207,12 +218,24 @@ def template_names() -> list[str]:
     return sorted([*TEMPLATES, CHAT, INSTRUCTION])
 
 
+def template_name(given: str, *, where: str | None = None) -> str:
+    """The one spelling of a template's name: ``vicuna-v1`` and ``vicuna_v1`` are the same.
+
+    Raises:
+        UsageError: No such template; the message suggests the nearest.
+    """
+    name = canonical(given)
+    if name not in template_names():
+        raise unknown_name("template", given, template_names(), where=where)
+    return name
+
+
 def named_template(name: str) -> Template:
     """The template of a name other than ``chat`` and ``multi_token``, which need a tokenizer.
 
     Raises:
         UsageError: No such template; the message suggests the nearest.
     """
-    if name not in TEMPLATES:
+    if canonical(name) not in TEMPLATES:
         raise unknown_name("template", name, template_names())
-    return TEMPLATES[name]
+    return TEMPLATES[canonical(name)]

@@ -14,6 +14,7 @@ from mmtune.model.lora import parts_with_lora
 from mmtune.model.modeling import MMTuneModel
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.model.quantised import quantisation
+from mmtune.model.templates import template_name
 from mmtune.train.feature_setup import refuse_features
 from mmtune.train.kernels import refuse_kernels, use_kernels
 from mmtune.train.optim import require_8bit
@@ -183,4 +184,5 @@ def _refuse_trained_encoders(recipe: Recipe, model: MMTuneModel) -> None:
 
 def _model_template(recipe: Recipe) -> str | None:
     """The template that generation will use: that of the training data, unless it has no place for a question."""
-    return None if recipe.data.template in (None, "plain") else recipe.data.template
+    name = recipe.data.template
+    return None if name in (None, "plain") else template_name(str(name), where=recipe.where("data.template"))

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator
 
-from mmtune.core.config import Settings
+from mmtune.core.config import Settings, Size
 from mmtune.core.errors import RecipeError, nearest
+from mmtune.core.registry import canonical
 
 SCHEMA = "mmtune/1"
 ROLES_OF_KIND: Mapping[str, tuple[str, ...]] = {
@@ -54,7 +55,7 @@ class TuneRecipe(Settings):
     """How the language model itself takes part: not at all, by LoRA, quantised with LoRA, or wholly."""
 
     kind: Literal["method", "lora", "qlora", "full"] = "method"
-    rank: int = Field(64, ge=1)
+    rank: Size = 64
     alpha: float = Field(16, gt=0)
     dropout: float = Field(0.05, ge=0, lt=1)
     targets: str | list[str] = "language-linear"
@@ -92,6 +93,11 @@ class DataRecipe(Settings):
     cache_features_gb: float = Field(100.0, gt=0)
     allow_urls: bool = False
     allow_outside: bool = False
+
+    @field_validator("template")
+    @classmethod
+    def _spelling(cls, value: str | None) -> str | None:
+        return value if value is None else canonical(value)
 
     @field_validator("train", "validation", mode="before")
     @classmethod

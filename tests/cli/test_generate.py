@@ -216,3 +216,11 @@ def test_options_that_cannot_be(mmtune: Run, checkpoint: Path, arguments: tuple[
     found = mmtune("generate", "--model", checkpoint, *arguments, "--json")
     assert found.error["exit"] == code
     assert found.error["fix"]
+    assert found.error["where"]
+
+
+def test_names_of_templates_have_one_spelling(mmtune: Run, checkpoint: Path) -> None:
+    asked = ("generate", "--model", checkpoint, "--prompt", "x", "--max-new-tokens", 1, "--json")
+    assert "USER: x ASSISTANT:" in mmtune(*asked, "--template", "Vicuna-v1").json["prompt"]
+    assert mmtune(*asked, "--template", "RAW").json["prompt"] == "x"
+    assert mmtune(*asked, "--template", "vicuna_v9").error["where"] == "--template"

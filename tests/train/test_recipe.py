@@ -292,3 +292,7 @@ def test_resolving_imports_no_torch() -> None:
     work = "import sys; from mmtune.train.recipe import resolve; resolve('finetune', overrides={'method': 'vlora'})"
     code = f"{work}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_of_templates_have_one_spelling() -> None:
+    assert resolve("finetune", sets=["method=llava", "data.template=Vicuna-v1"]).data.template == "vicuna_v1"
