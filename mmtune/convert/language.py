@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Language:
     tensors: Store
     left: Store  # tensors of the folder that belong to other parts
     tokenizer: Path | None = None  # its folder when that is another one
-    computed: tuple[str, ...] = ()  # buffers in the files that every model computes by itself
+    computed: Store = field(default_factory=dict)  # buffers in the files that every model computes by itself
 
     @property
     def hidden_size(self) -> int:
@@ -94,7 +94,7 @@ def read_language(folder: Path) -> Language:
     own = {name: tensor for name, tensor in store.items() if name not in left and not _COMPUTED.search(name)}
     if config["model_type"] in _CHECKED:
         check_language(own, config, folder)
-    computed = tuple(name for name in store if _COMPUTED.search(name))
+    computed = {name: tensor for name, tensor in store.items() if _COMPUTED.search(name)}
     return Language(folder, config, own, left, computed=computed)
 
 

@@ -202,9 +202,15 @@ def original_files(original: Original, format: str) -> OriginalFiles:
     """What is kept of a checkpoint, so that the same one can be written again."""
     names = (*TOKENIZER_FILES, *_OTHER_FILES)
     paths = {name: original.folder / name for name in names if (original.folder / name).is_file()}
-    inside = [name for name in original.surplus if _TOWER.match(name)]
-    positions = [name for name in inside if name.endswith("position_ids")]
-    facts = {"tower_inside": bool(inside), "computed": [*original.language.computed, *positions]}
+    inside = {name: tensor for name, tensor in original.surplus.items() if _TOWER.match(name)}
+    positions = {name: tensor for name, tensor in inside.items() if name.endswith("position_ids")}
+    weights = next((tensor for name, tensor in inside.items() if name not in positions), None)
+    prefix = next((one.name.removesuffix(f"mm_projector.{end}") for end, one in original.projector.items()), "model.")
+    facts = {
+        "prefix": prefix,  # before "mm_projector."
+        "tower_inside": dtype_name(weights.dtype) if weights is not None else None,
+        "computed": {name: dtype_name(one.dtype) for name, one in {**original.language.computed, **positions}.items()},
+    }
     return OriginalFiles(format, original.form, original.config, paths, facts)
 
 

@@ -25,6 +25,7 @@ _LANGUAGE, _TOWER, _LORA = "language_model", "encoders/image", "lora"
 _INSIDE = "model.vision_tower.vision_tower."
 _INV_FREQ = re.compile(r"rotary_emb\.inv_freq$")
 _ADAPTER_PREFIX = "base_model.model."
+_MODEL, _PROJECTOR = "model.", "model.mm_projector."
 
 
 def require_method(plan: Plan | PlainPlan, stage: Stage | None, format: str) -> tuple[Plan, Stage]:
@@ -127,11 +128,15 @@ def _main_part(
     projector: tuple[Entry, ...],
     documents: Mapping[str, Mapping[str, Any]],
 ) -> Part:
-    if form == "projector":
-        return Part("", "mm_projector", projector, documents, suffix="bin")
-    if form == "lora":
-        entries = renamed(projector, lambda name: _ADAPTER_PREFIX + name)
-        return Part("", "non_lora_trainables", entries, documents, suffix="bin")
+    if form != "full":
+        usual = f"{_ADAPTER_PREFIX}{_MODEL}" if form == "lora" else _MODEL
+        prefix = str(kept.facts.get("prefix", usual)) if kept is not None and kept.form == form else usual
+
+        def saved(name: str) -> str:
+            return (prefix if name.startswith(_PROJECTOR) else usual) + name.removeprefix(_MODEL)
+
+        entries = renamed(projector, saved)
+        return Part("", "non_lora_trainables" if form == "lora" else "mm_projector", entries, documents, suffix="bin")
     language = plan.part(_LANGUAGE)
     entries = (*(language.entries if language is not None else ()), *projector, *_inside(plan, kept))
     return Part("", "model", entries, documents)
@@ -143,12 +148,13 @@ def _inside(plan: Plan, kept: OriginalFiles | None) -> tuple[Entry, ...]:
     facts: Mapping[str, Any] = kept.facts if kept is not None else {}
     found: list[Entry] = []
     if facts.get("tower_inside") and tower is not None:
-        found += renamed(tower.entries, lambda name: _INSIDE + name)
+        kind = getattr(torch, facts["tower_inside"])
+        found += [replace(entry, name=_INSIDE + entry.name, dtype=kind) for entry in tower.entries]
     language = plan.part(_LANGUAGE)
-    for name in facts.get("computed", ()):
+    for name, kind in facts.get("computed", {}).items():
         if _INV_FREQ.search(name) and language is not None:
             values = _inverse_frequencies(language.documents["config.json"])
-            found.append(change(name, tuple(values.shape), values.dtype, lambda values=values: values))
+            found.append(change(name, tuple(values.shape), getattr(torch, kind), lambda values=values: values))
         elif name.endswith("position_ids") and tower is not None:
             table = next(entry for entry in tower.entries if entry.name.endswith("position_embedding.weight"))
             count = torch.arange(table.shape[0]).unsqueeze(0)

@@ -37,6 +37,11 @@ def arrange(plan: Plan | PlainPlan, stage: Stage | None, request: Request) -> La
         raise _not_published("has no norm on the features (normalize_features)")
     if settings["placeholder"] != "slot":
         raise _not_published(f"keeps a position for each picture, this model '{settings['placeholder']}' (placeholder)")
+    hidden = stage.model.language_model.config.get_text_config().hidden_size
+    for kind, sites in stage.model.method.sites.items():
+        if (sites[0].in_features, sites[0].out_features) != (hidden, hidden):
+            shape = f"'{kind}' of this language model is one from {sites[0].in_features} to {sites[0].out_features}"
+            raise _not_published(f"changes maps from {hidden} (the hidden size) to {hidden} alone; {shape}")
     method = plan.part("")
     projector = _generator(method, settings) if method is not None else ()
     return arrange_original(

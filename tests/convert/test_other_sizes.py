@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import mmtune
 from mmtune.convert.run import convert
-from tests.convert.originals import make_llava, make_vlora, read_json, write_json
+from tests.convert.originals import LLM, make_llava, make_vlora, read_json, write_json
 
 FINE_PINPOINTS = {"image_aspect_ratio": "anyres", "image_grid_pinpoints": "[[28, 56], [56, 28], [56, 56], [84, 28]]"}
 
@@ -122,3 +125,36 @@ def test_the_name_of_the_folder_does_not_matter(tmp_path: Path) -> None:
     config = read_json(source / "config.json")
     write_json(source / "config.json", {**config, "_name_or_path": "llava"})
     assert convert(source, tmp_path / "out", verify=False)["from"] == "vlora"
+
+
+def _same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        tensor.dtype == second[name].dtype and torch.equal(tensor, second[name]) for name, tensor in first.items()
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_copies_in_another_precision_come_back_as_they_were(tmp_path: Path, dtype: torch.dtype) -> None:
+    """A full checkpoint in half precision holds a rounded copy of its tower, which is named in float32."""
+    frequencies = 1.0 / 10000.0 ** (torch.arange(0, 8, 2, dtype=torch.int64).float() / 8)
+    buffers = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": frequencies.clone() for layer in range(3)}
+    source = make_llava(tmp_path, dtype=dtype, extra=buffers)
+    convert(source, tmp_path / "own", verify=False)
+    convert(tmp_path / "own", tmp_path / "back", to="llava", verify=False)
+    assert _same(load_file(tmp_path / "back" / "model.safetensors"), load_file(source / "model.safetensors"))
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "base_model.model.model."])
+def test_a_projector_keeps_the_prefix_of_its_names(tmp_path: Path, prefix: str) -> None:
+    source = make_llava(tmp_path)
+    whole = load_file(source / "model.safetensors")
+    state = {f"{prefix}{name[6:]}": tensor for name, tensor in whole.items() if name.startswith("model.mm_projector.")}
+    (tmp_path / "stage1").mkdir()
+    torch.save(state, tmp_path / "stage1" / "mm_projector.bin")
+    shutil.copyfile(source / "config.json", tmp_path / "stage1" / "config.json")
+    (source / "config.json").write_text(json.dumps({**LLM, "model_type": "llama", "vocab_size": 440}))
+    save_file({name: whole[name] for name in whole if "mm_projector" not in name and "vision" not in name},
+              source / "model.safetensors")  # fmt: skip
+    convert(tmp_path / "stage1", tmp_path / "own", llm=str(source), verify=False)
+    convert(tmp_path / "own", tmp_path / "back", to="llava", verify=False)
+    assert _same(torch.load(tmp_path / "back" / "mm_projector.bin"), state)

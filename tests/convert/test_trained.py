@@ -12,6 +12,7 @@ import mmtune
 from mmtune.convert.run import convert
 from mmtune.core.errors import NotPossibleError
 from mmtune.model.build import build_model
+from tests.tiny import save_tiny_lm
 
 PICTURE = Image.effect_mandelbrot((60, 40), (-2, -1, 1, 1), 20).convert("RGB")
 TINY = {"dim": 32, "depth": 1, "rank": 2, "types": "qm", "every": 2}
@@ -47,6 +48,18 @@ def test_what_vloras_code_does_not_have(tmp_path: Path, setting: dict[str, objec
     source = make(tmp_path / "trained", "vlora", **TINY, **setting)
     with pytest.raises(NotPossibleError, match=next(iter(setting))):
         convert(source, tmp_path / "original", to="vlora")
+    assert not (tmp_path / "original").exists()
+
+
+@pytest.mark.parametrize("types", ["k", "qv"])
+def test_vloras_code_knows_no_grouped_heads(tmp_path: Path, types: str) -> None:
+    model, processor = build_model(
+        base=save_tiny_lm(tmp_path / "lm"), method="vlora", settings={**TINY, "heads": 16, "types": types}
+    )
+    model.save_pretrained(tmp_path / "trained")
+    processor.save_pretrained(tmp_path / "trained")
+    with pytest.raises(NotPossibleError, match=rf"maps from 32 \(the hidden size\) to 32 alone; '{types[-1]}'"):
+        convert(tmp_path / "trained", tmp_path / "original", to="vlora")
     assert not (tmp_path / "original").exists()
 
 
