@@ -42,7 +42,7 @@ def locate(name: str, *, beside: Path | None = None, what: str, option: str) -> 
     looked = ", ".join(str(folder) for folder in tried[:4])
     raise CheckpointError(
         f"The {what} '{name}' was not found. Looked for a config.json in: {looked}.",
-        where=str(beside) if beside is not None else None,
+        where=str(beside) if beside is not None else option,
         fix=f"give its folder or hub id with {option}",
     )
 
