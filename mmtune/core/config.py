@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmtune.core.errors import RecipeError, nearest
+
+# Beyond all that was ever trained, and small enough that products of three sizes can be counted and modules be made.
+LARGEST_SIZE = 2**20
+Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
+"""A width, rank or number of tokens."""
+Count = Annotated[int, Field(ge=1, le=2**10)]
+"""A number of layers or heads."""
 
 
 class Settings(BaseModel):

@@ -23,6 +23,13 @@ def memory_in_use(device: torch.device = _CPU) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def memory_in_all(device: torch.device = _CPU) -> int:
+    """Bytes that a device has, used or not; of the CPU with what the system swaps out."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total + psutil.swap_memory().total)
+
+
 def peak_memory_bytes(device: torch.device = _CPU) -> int:
     """Most bytes of this process on a device since it began, or since :func:`restart_peak`."""
     if device.type == "cuda":

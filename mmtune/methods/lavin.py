@@ -28,12 +28,12 @@ TEXT, PICTURE = 0, 1  # rows of the modality embedding
 class LaVINSettings(config.Settings):
     """Settings of LaVIN; the defaults are those of the published 7B model, whose 13B has a temperature of 5."""
 
-    adapter_dim: int = Field(default=8, ge=2)  # bottleneck of an adapter, even
+    adapter_dim: int = Field(default=8, ge=2, le=config.LARGEST_SIZE)  # bottleneck of an adapter, even
     scale: float = 1.0  # of what an adapter adds
     temperature: float = Field(default=10.0, gt=0)  # of the routers
     dropout: float = Field(default=0.1, ge=0, lt=1)  # inside the adapters
-    hidden: int = Field(default=128, ge=1)  # of the projector
-    tokens: int = Field(default=1, ge=1)  # that a class token becomes; the published model has one
+    hidden: config.Size = 128  # of the projector
+    tokens: config.Size = 1  # that a class token becomes; the published model has one
     routing: Literal["per_sample", "batch0"] = "per_sample"  # in the encoder; batch0: the first sample decides for all
     present: str = "Image: "  # text before a picture
     absent: str = "Image: N/A"  # text in the place of a picture

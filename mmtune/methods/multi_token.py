@@ -20,8 +20,8 @@ class ProjectorSettings(config.Settings):
     """The projector of one modality."""
 
     kind: Literal["patch", "vector"] | None = None  # by default: vector for an encoder that gives one vector an item
-    layers: int = Field(default=2, ge=1)  # linear maps, with GELU between
-    width: int = Field(default=10, ge=1)  # vector: tokens of one vector
+    layers: config.Count = 2  # linear maps, with GELU between
+    width: config.Size = 10  # vector: tokens of one vector
 
 
 class MultiTokenSettings(config.Settings):

@@ -26,10 +26,10 @@ from mmtune.nn.weights_generator import WeightsGenerator
 class VLoRASettings(config.Settings):
     """Settings of VLoRA; the defaults are those of the published 7B model."""
 
-    rank: int = Field(default=64, ge=1)
-    dim: int = Field(default=512, ge=1)  # width of the generator
-    depth: int = Field(default=8, ge=1)  # decoder blocks
-    heads: int = Field(default=16, ge=1)
+    rank: config.Size = 64
+    dim: config.Size = 512  # width of the generator
+    depth: config.Count = 8  # decoder blocks
+    heads: config.Count = 16
     types: str = "qkvom"  # sites of a layer that get weights: q k v o and m, the whole MLP
     every: int = Field(default=4, ge=1)  # layers i with (i + 1) % every == 0 are changed
     alpha: float | None = 64  # the update is scaled by alpha / rank; null scales by 1

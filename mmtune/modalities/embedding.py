@@ -24,7 +24,7 @@ _CONFIG = "config.json"
 class EmbeddingSettings(config.Settings):
     """What the vectors are."""
 
-    width: int | None = Field(default=None, ge=1)  # numbers of one vector; read from the source when absent
+    width: config.Size | None = None  # numbers of one vector; read from the source when absent
     max_positions: int = Field(default=4096, ge=1)  # most vectors of one item
 
 

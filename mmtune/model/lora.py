@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -52,6 +53,12 @@ def targets_by_part(model: MMTuneModel, targets: str | list[str]) -> dict[str, l
         else:
             found.setdefault(LANGUAGE_PART, []).extend(_named(model.language_model, target))
     return {part: list(dict.fromkeys(names)) for part, names in found.items()}
+
+
+def largest_rank(model: nn.Module) -> int:
+    """The rank from which on a LoRA can be any change of all its targets: the greatest of their smaller sides."""
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    return max((min(layer.in_features, layer.out_features) for layer in layers), default=0)
 
 
 def _linear_names(module: PreTrainedModel) -> list[str]:

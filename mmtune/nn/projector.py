@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmtune.core.errors import UsageError
 
-_MLP = re.compile(r"^mlp([1-9]\d*)x_gelu$")
+_MLP = re.compile(r"^mlp([1-9]\d{0,2})x_gelu$")
 
 
 class Projector(nn.Module):
@@ -105,7 +105,8 @@ def _layers(kind: str, in_features: int, out_features: int) -> list[nn.Module]:
     match = _MLP.match("mlp1x_gelu" if kind == "linear" else kind)
     if match is None:
         raise UsageError(
-            f"Unknown projector '{kind}'. Allowed: linear, identity, mlpNx_gelu with N >= 1.", fix="use 'mlp2x_gelu'"
+            f"Unknown projector '{kind}'. Allowed: linear, identity, mlpNx_gelu with N from 1 to 999.",
+            fix="use 'mlp2x_gelu'",
         )
     layers: list[nn.Module] = [nn.Linear(in_features, out_features)]
     for _ in range(int(match.group(1)) - 1):

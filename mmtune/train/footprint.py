@@ -59,7 +59,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class _Held:
+class Held:
     """Bytes that are there from step to step."""
 
     weights: int
@@ -78,7 +78,7 @@ def memory_of(
         kind: ``cpu`` or ``cuda``.
         kept: Bytes of prepared media that stay in memory, see :func:`kept_bytes`.
     """
-    held = _held(recipe, precision, model)
+    held = held_bytes(recipe, precision, model)
     full_gradients = _trained(model) * _FLOAT32
     dtype = DTYPES[base_dtype(precision, [])]
     workspace = _largest_quantised(recipe, model) * dtype.itemsize  # one matrix at a time is computed with
@@ -142,7 +142,7 @@ def _trained(model: MMTuneModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _held(recipe: Recipe, precision: str, model: MMTuneModel) -> _Held:
+def held_bytes(recipe: Recipe, precision: str, model: MMTuneModel) -> Held:
     """Weights, gradients and moments of one process, by the strategy that shares them out."""
     run, itemsize = recipe.run, DTYPES[base_dtype(precision, [])].itemsize
     moments = sum(moment_bytes(p.numel(), recipe.train.optimizer) for p in model.parameters() if p.requires_grad)
@@ -150,16 +150,16 @@ def _held(recipe: Recipe, precision: str, model: MMTuneModel) -> _Held:
     weights = weight_bytes(recipe, model)
     size, strategy = run.num_processes, run.strategy
     if size == 1 or strategy == "ddp":  # autocast's own copies of what is trained are kept until the step is over
-        return _Held(weights + copies, gradients, moments, 0)
+        return Held(weights + copies, gradients, moments, 0)
     if strategy == "zero2":
         away = (gradients + moments) // size if run.offload else 0
-        return _Held(weights + copies, 0 if away else gradients // size, 0 if away else moments // size, away)
+        return Held(weights + copies, 0 if away else gradients // size, 0 if away else moments // size, away)
     whole = sum(p.numel() * p.element_size() for p in model.encoders.parameters())  # encoders are not shared out
     share = (weights - whole) // size
     gathered = _gathered(model)
     away = share + (gradients + moments) // size if run.offload else 0
     kept = whole + gathered + (0 if away else share)
-    return _Held(kept, 0 if away else gradients // size, 0 if away else moments // size, away)
+    return Held(kept, 0 if away else gradients // size, 0 if away else moments // size, away)
 
 
 def _gathered(model: MMTuneModel) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -89,10 +90,11 @@ def make_model(recipe: Recipe, precision: str, device: torch.device) -> tuple[MM
         _refuse_other_rank(recipe, model)
     elif tune.kind in ("lora", "qlora"):
         torch.manual_seed(recipe.train.seed)
-        model.add_lora(
-            rank=tune.rank, alpha=tune.alpha, dropout=tune.dropout, targets=tune.targets, use_rslora=tune.rslora,
-            use_dora=tune.dora,
-        )  # fmt: skip
+        with META if device == META else nullcontext():
+            model.add_lora(
+                rank=tune.rank, alpha=tune.alpha, dropout=tune.dropout, targets=tune.targets, use_rslora=tune.rslora,
+                use_dora=tune.dora,
+            )  # fmt: skip
         model.to(device)
     try:
         model.set_trainable(recipe.train.roles)

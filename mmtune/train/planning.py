@@ -14,6 +14,7 @@ from mmtune.train.plan import plan
 from mmtune.train.precision import choose_precision
 from mmtune.train.probe import probe
 from mmtune.train.recipe import Recipe, check_consistency, check_method_settings
+from mmtune.train.weighing import refuse_oversize
 
 
 def planned(
@@ -57,6 +58,7 @@ def planned(
     found, rehearsed = plan(recipe, verb, device, precision, display, here=here)
     if run_probe:
         place = torch.device("cpu") if device.kind == "cpu" else resolve_device(recipe.run.device)
+        refuse_oversize(recipe, precision, place)
         media = rehearsed.memory.media  # three steps on one micro-batch do not see those of other rows
         alone = rehearsed.memory.total - media
         found["probe"] = probe(recipe, verb, rehearsed.worst_rows, place, precision, alone, display)

@@ -14,6 +14,7 @@ from torch import nn
 from mmtune.core.errors import DataError, Interruption, MMTuneError, NotPossibleError, Stopped, UsageError
 from mmtune.core.memory import PeakMemory
 from mmtune.model.build import resolve_device
+from mmtune.model.lora import largest_rank
 from mmtune.train.data_setup import make_data
 from mmtune.train.display import Display, LoggingDisplay, RecordedDisplay, SilentDisplay
 from mmtune.train.feature_setup import KeptFeatures, keep_features
@@ -34,6 +35,7 @@ from mmtune.train.saver import Saver
 from mmtune.train.state import Checkpoint, find_checkpoint, remove_partial
 from mmtune.train.strategy import refuse_strategy, spread
 from mmtune.train.team import Team, has_voice
+from mmtune.train.weighing import refuse_oversize
 
 
 def train(
@@ -111,6 +113,7 @@ class Job:
 
     def rehearse(self, folder: Path) -> dict[str, Any]:
         """Build everything and train nothing."""
+        refuse_oversize(self.recipe, self.precision, self.device)
         with self.memory:
             self.build()
             self.check_features()
@@ -127,6 +130,7 @@ class Job:
         try:
             self.team.on_main(lambda: self._write_start(run, command))
             watchdog = Watchdog(run.folder / f"stacks-{self.team.rank}.txt", self.recipe.run.hang_minutes)
+            refuse_oversize(self.recipe, self.precision, self.device)  # alike in all processes
             with self.memory:
                 self.team.together(self.build)
                 self.check_features()
@@ -151,6 +155,8 @@ class Job:
             self.display.note("Base: the embedded nano language model (choose another with --base)")
         self.model, self.processor = make_model(recipe, self.precision, self.device)
         self.groups = parameter_groups(self.model.roles(), recipe.train)
+        if 0 < (most := largest_rank(self.model)) < recipe.tune.rank:
+            self.display.note(f"tune.rank {recipe.tune.rank} says no more than {most}, the smaller side of its targets")
         self.display.phase("data")
         self.features = keep_features(recipe, self.model, self.precision, self.device, self.team, self.display)
         reading = self.processor if self.features is None else self.features.reading(self.processor)
