@@ -14,6 +14,7 @@ def test_runs_are_compared_from_the_command_line(
     mmtune: Run, checkpoint: Path, data: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mmtune.report.compare.speed.SECONDS", 0.0)
+    monkeypatch.setattr("mmtune.report.compare.speed.ROUNDS", 1)
     for name, seed in (("one", 0), ("two", 1)):
         options = ("--data", data, "--batch-size", 2, "--epochs", 2, "--device", "cpu", "--output", f"runs/{name}")
         trained = mmtune("finetune", "--model", checkpoint, *options, "--seed", seed, "--json")

@@ -109,8 +109,9 @@ def test_vlora_answers(converted: Convert) -> None:
     assert processor.decode(row["new_ids"]) == row["answer"]
 
 
-@pytest.mark.afresh
-@pytest.mark.parametrize("form", SOURCES)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=[pytest.mark.afresh] * form.endswith("-full")) for form in SOURCES]
+)
 def test_verification(form: str, tmp_path: Path) -> None:
     source, options = SOURCES[form]
     result = convert(source, tmp_path / "out", **options)

@@ -75,15 +75,18 @@ def test_killed_and_taken_up_again(source: Path, tmp_path: Path, monkeypatch: py
 
 def test_a_killed_process_leaves_parts_that_the_next_one_uses(source: Path, tmp_path: Path) -> None:
     rows = json.loads(source.read_text())
-    write_json(source, [{**rows[index % 6], "id": f"k{index}"} for index in range(40_000)])
-    code = "from mmtune.data.prepare import prepare; import sys; prepare(sys.argv[1:2], sys.argv[2])"
+    write_json(source, [{**rows[index % 6], "id": f"k{index}"} for index in range(4_000)])
+    code = (
+        "import sys; from mmtune.data import working; from mmtune.data.prepare import prepare; "
+        "working._BLOCK_ROWS = 16; prepare(sys.argv[1:2], sys.argv[2])"
+    )
     command = [sys.executable, "-c", code, str(source), str(tmp_path / "out")]
     process = subprocess.Popen(command)
     parts = tmp_path / ".out.partial" / "parts"
-    for _ in range(1200):
+    for _ in range(6000):
         if len(list(parts.glob("*.json"))) >= 2 or process.poll() is not None:
             break
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.json")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,11 +24,30 @@ def example() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def made(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits")
-    counts = {part: sum(found.values()) for part, found in example.make_digits(folder).items()}
+def listed(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three files, without their pictures, which take ten times as long."""
+    folder = tmp_path_factory.mktemp("listed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "save", lambda picture, path: None)
+        counts = {part: sum(found.values()) for part, found in example.make_digits(folder).items()}
     assert counts == {"test": 359, "val": 149, "train": 4 * 1289}
     return folder
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of the scans only."""
+    datasets = pytest.importorskip("sklearn.datasets", reason=WITHOUT)
+    scans = datasets.load_digits()
+    some = SimpleNamespace(images=scans.images[:60], target=scans.target[:60])
+    monkeypatch.setattr(datasets, "load_digits", lambda: some)
+
+
+@pytest.fixture
+def made(example: ModuleType, few: None, tmp_path: Path) -> Path:
+    """The files and pictures of some scans."""
+    example.make_digits(tmp_path / "made")
+    return tmp_path / "made"
 
 
 def rows(folder: Path, part: str) -> list[dict[str, Any]]:
@@ -36,10 +55,10 @@ def rows(folder: Path, part: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_fifth_is_held_out(made: Path) -> None:
+def test_a_fifth_is_held_out(listed: Path) -> None:
     seen: set[str] = set()
     for part, scans, copies in (("train", 1289, 4), ("val", 149, 1), ("test", 359, 1)):
-        found = rows(made, part)
+        found = rows(listed, part)
         own = {row["id"].partition("-")[0] for row in found}  # the scan, of which there may be several pictures
         assert len(own) == scans
         assert len({row["id"] for row in found}) == len({row["image"] for row in found}) == scans * copies
@@ -49,16 +68,16 @@ def test_a_fifth_is_held_out(made: Path) -> None:
     assert 359 == 1797 // 5
 
 
-def test_rows_ask_in_several_ways_and_answer_with_a_figure(example: ModuleType, made: Path) -> None:
+def test_rows_ask_in_several_ways_and_answer_with_a_figure(example: ModuleType, listed: Path) -> None:
     for part in ("train", "val", "test"):
         asked: Counter[str] = Counter()
-        for row in rows(made, part):
+        for row in rows(listed, part):
             question, answer = (turn["value"] for turn in row["conversations"])
             asked[question.removeprefix("<image>\n")] += 1
             assert answer == row["type"]
             assert answer in list("0123456789")
         assert set(asked) == set(example.QUESTIONS)
-    assert len({row["type"] for row in rows(made, "test")}) == 10
+    assert len({row["type"] for row in rows(listed, "test")}) == 10
 
 
 def test_pictures_have_the_size_of_the_encoder(made: Path) -> None:
@@ -87,7 +106,7 @@ def test_every_row_is_fit_for_training(made: Path, tmp_path: Path) -> None:
     from mmtune.data.prepare import prepare
 
     found = prepare([made / "train.json", made / "val.json"], tmp_path / "prepared", check_media="decode")
-    assert (found["rows"], found["rejected"]) == (4 * 1289 + 149, 0)
+    assert (found["rows"], found["rejected"]) == (4 * 43 + 5, 0)
 
 
 @pytest.mark.parametrize("method", ["llava", "vlora"])
@@ -102,13 +121,15 @@ def test_recipes_are_complete(method: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["vlora"])
-def test_training_reads_handwriting(method: str, made: Path, tmp_path: Path) -> None:
+def test_training_reads_handwriting(method: str, example: ModuleType, tmp_path: Path) -> None:
     from mmtune.data.prepare import prepare
     from mmtune.evaluation.run import evaluate
     from mmtune.model.build import load
     from mmtune.train.recipe import resolve
     from mmtune.train.run import train
 
+    made = tmp_path / "made"
+    example.make_digits(made)
     for part in ("train", "val"):
         prepare([made / f"{part}.json"], tmp_path / part)
     given = {"data.train": [str(tmp_path / "train")], "data.validation": [str(tmp_path / "val")], "run.device": "cpu"}

@@ -88,6 +88,7 @@ def test_two_methods_are_measured_side_by_side_and_nothing_is_done_twice(
     assert "## Costs" in Path(found["markdown"]).read_text()
     assert (tmp_path / "out/runs/eval/vlora/test_heldout/scores.json").is_file()  # where `mmtune compare` finds it
 
+    monkeypatch.setattr(module, "_compared", lambda work, done: None)
     again = quickstart(output=tmp_path / "out", sizes=SIZES, **base)
     assert len(trainer.calls) == 4
     assert again["methods"]["llava"]["scores"] == found["methods"]["llava"]["scores"]
@@ -119,6 +120,7 @@ def test_an_interruption_is_none_of_a_methods_failures(
     with pytest.raises(Interruption):
         quickstart(output=tmp_path / "out", sizes=SIZES, **base)
     trainer.error = None
+    monkeypatch.setattr(module, "_compared", lambda work, done: None)
     assert quickstart(output=tmp_path / "out", sizes=SIZES, **base)["failed"] == []
     assert [call[:2] for call in trainer.calls].count(("llava", "pretrain")) == 1
 

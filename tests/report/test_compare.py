@@ -17,10 +17,11 @@ from mmtune.evaluation.run import Limits, evaluate
 from mmtune.model.build import load
 from mmtune.model.decoding import Decoding
 from mmtune.report.compare import build as module
+from mmtune.report.compare import costs
 from mmtune.report.compare.budget import budget
 from mmtune.report.compare.build import Compared, compare
 from mmtune.report.compare.pareto import pareto
-from mmtune.report.compare.runs import read_runs
+from mmtune.report.compare.runs import Run, read_runs
 from mmtune.report.compare.view import budget_sentence, stages_sentence, verdict
 from mmtune.report.compare.write import markdown, write_comparison
 from mmtune.train.recipe import resolve
@@ -83,8 +84,24 @@ def scored(runs: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytes
     return evaluated
 
 
+@pytest.fixture(scope="module")
+def counted() -> dict[tuple[Path, str], Any]:
+    """The operations of a run, by its folder and recipe."""
+    return {}
+
+
 @pytest.fixture(autouse=True)
-def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_rounds(counted: dict[tuple[Path, str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speed is measured once, and the operations of each run are counted once for all tests."""
+    count = costs.training_flops_per_sample
+
+    def once(run: Run) -> Any:
+        key = run.folder, (run.folder / "recipe.yaml").read_text()
+        if key not in counted:
+            counted[key] = count(run)
+        return counted[key]
+
+    monkeypatch.setattr(costs, "training_flops_per_sample", once)
     monkeypatch.setattr("mmtune.report.compare.speed.SECONDS", 0.0)
     monkeypatch.setattr("mmtune.report.compare.speed.ROUNDS", 1)
 

@@ -73,8 +73,14 @@ MORE_FAMILIES = [
 SINGLE_PRECISION = ["gemma2", "bloom", "mpt", "xglm", "mixtral"]  # they cannot compute in float64
 
 
+# To a language model its patches are those of llava; its vectors are checked with the method's own tests.
+SLOW_MULTI_TOKEN = [
+    pytest.param(name, settings, marks=[pytest.mark.slow] * (name == "multi_token")) for name, settings in ALL_FOUR
+]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("method", "settings"), ALL_FOUR)
+@pytest.mark.parametrize(("method", "settings"), SLOW_MULTI_TOKEN)
 def test_methods_conform_on_other_language_models(family: str, method: str, settings: dict[str, Any]) -> None:
     check_method(method, settings, language_model=family)
 

@@ -130,7 +130,7 @@ def test_qlora_is_planned_and_what_does_not_fit_says_what_to_change(recipe: Make
     found = planned(recipe(tune__kind="qlora", data__cache=str(tmp_path)), target="t4-16g")
     assert found["fits"]
     assert found["advice"] == []
-    large = {"hidden_size": 8192, "num_hidden_layers": 80, "intermediate_size": 28672, "num_attention_heads": 64}
+    large = {"hidden_size": 8192, "num_hidden_layers": 12, "intermediate_size": 28672, "num_attention_heads": 64}
     folder = Path(save_tiny_lm(tmp_path / "large"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **large, "head_dim": 128, "num_key_value_heads": 64}))
