@@ -7,6 +7,7 @@ function that does it, so that help answers at once.
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmtune.cli.console import Console, ReaderGoneError, Result
-from mmtune.core.errors import MMTuneError, Stopped, unknown_name
+from mmtune.core.errors import Abandoned, MMTuneError, Stopped, unknown_name
 
 VERBS: dict[str, tuple[str, str]] = {
     "quickstart": ("mmtune.cli.quickstart", "See it all work in minutes, offline: data, training, evaluation, report."),
@@ -81,12 +82,19 @@ def _guarded(console: Console, verb: str, arguments: list[str], end: contextlib.
     except Stopped as error:
         return _fail(console, verb, arguments, error.interruption())
     except KeyboardInterrupt:
-        console.note("Interrupted.")
-        return 130
+        return _abandon(console)
     except SystemExit as exit_:  # a library that leaves by itself
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BaseException as error:
         return _fail(console, verb, arguments, error)
+
+
+def _abandon(console: Console) -> int:
+    """Say so with nothing more to load: the next Ctrl-C may be on its way."""
+    error = Abandoned("Ended at once; what was not saved by then is lost.", fix="run the command again")
+    with contextlib.suppress(ReaderGoneError, OSError):
+        console.error(error)
+    return error.exit_code
 
 
 def _fail(console: Console, verb: str, arguments: list[str], error: BaseException) -> int:
@@ -124,14 +132,13 @@ def _invoke(console: Console, verb: str, arguments: list[str], end: contextlib.E
     from mmtune.cli.command import build_command, common_options
     from mmtune.train.interrupt import StopRequest
 
-    command = build_command(verb, VERBS[verb][0])
+    command, shown = build_command(verb, VERBS[verb][0]), io.StringIO()
     try:
-        context = command.make_context(f"mmtune {verb}", arguments)
-    except typer.Exit as exit_:  # --help has been shown
-        return Result({}, None, exit_code=exit_.exit_code)
-    except BrokenPipeError as error:  # `mmtune VERB --help | head`
-        console.drop_stdout()
-        raise ReaderGoneError from error
+        with contextlib.redirect_stdout(shown):
+            context = command.make_context(f"mmtune {verb}", arguments)
+    except typer.Exit:  # --help was asked for
+        text = shown.getvalue().rstrip("\n")
+        return Result({"verb": verb, "help": text}, text)
     console.configure(**common_options(context))
     context.obj = console
     if verb in RESUMABLE and (RESUMABLE[verb] is None or context.params[RESUMABLE[verb]] is not None):

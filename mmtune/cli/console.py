@@ -119,7 +119,7 @@ class Console:
 
     def _error_text(self, error: MMTuneError) -> str:
         red, reset = ("\x1b[1;31m", "\x1b[0m") if self.interactive and not os.environ.get("NO_COLOR") else ("", "")
-        head = "Interrupted:" if error.exit_code == 75 else "Error:"
+        head = "Interrupted:" if error.code == "interrupted" else "Error:"
         lines = [f"{red}{head}{reset} {clean(error.message)}"]
         if error.allowed and not all(name in error.message for name in error.allowed):
             lines.append(f"  allowed: {clean(', '.join(error.allowed))}")

@@ -11,8 +11,6 @@ import typer
 from mmtune.cli.checks import Finding
 from mmtune.cli.console import Console, Result
 
-_COLORS = {"OK": "32", "WARN": "33", "FAIL": "31"}
-
 
 def run(
     context: typer.Context,

@@ -34,7 +34,7 @@ def run(
     if "all" in names:
         names = METHODS.names()
     for name in names:
-        METHODS.load(name)  # a mistyped name must not wait for the end of the first training
+        METHODS.load(name, where="--method")  # a mistyped name must not wait for the end of the first training
     with writing(output):  # notice a place that cannot be written to before the work
         output.mkdir(parents=True, exist_ok=True)
     found = quickstart(tuple(dict.fromkeys(names)), output, seed=seed, progress=training_display(context.obj))

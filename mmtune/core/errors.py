@@ -147,6 +147,13 @@ class Interruption(MMTuneError):
     exit_code = 75
 
 
+class Abandoned(MMTuneError):
+    """Work that was ended at once, by a second Ctrl-C or where nothing can go on later."""
+
+    code = "interrupted"
+    exit_code = 130
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asks for the end, raised wherever the work stands; no library takes it for an error of its own.
 

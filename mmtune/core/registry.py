@@ -39,22 +39,25 @@ class Registry:
         """Add a value in this process only, as tests and notebooks do."""
         self._loaded[canonical(name)] = value
 
-    def load(self, name: str) -> Any:
+    def load(self, name: str, *, where: str | None = None) -> Any:
         """The value behind a name.
+
+        Args:
+            where: The option or key that the name was given by, for the error.
 
         Raises:
             UsageError: No such name; the message lists the names and suggests the nearest.
         """
         key = canonical(name)
         if key not in self._loaded:
-            self._loaded[key] = self._import(key, name)
+            self._loaded[key] = self._import(key, name, where)
         return self._loaded[key]
 
-    def _import(self, key: str, given: str) -> Any:
+    def _import(self, key: str, given: str, where: str | None) -> Any:
         if key in self._paths:
             module, _, attribute = self._paths[key].partition(":")
             return getattr(import_module(module), attribute)
         for point in entry_points(group=self.group):
             if canonical(point.name) == key:
                 return point.load()
-        raise unknown_name(self.kind, given, self.names())
+        raise unknown_name(self.kind, given, self.names(), where=where)

@@ -244,7 +244,8 @@ def _check_output(target: Path, overwrite: bool, sources: Sequence[str | Path]) 
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not overwrite:
-        fix = "choose another folder, or remove this one"
+        known = (target / MANIFEST).is_file()
+        fix = "add --overwrite, or choose another folder" if known else "choose another folder"
         raise UsageError(f"The output exists: {target}", where="--output", fix=fix)
     inside = next((source for source in sources if Path(source).resolve().is_relative_to(target.resolve())), None)
     if inside is not None:

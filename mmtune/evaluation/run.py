@@ -99,7 +99,7 @@ def evaluate(
         key = evaluation_key(task, sha, fingerprint, decoding)
         job = Job(decoding, batch_size, limits.max_failures, folder, key, progress, shard)
         records = collect(task, model, processor, samples, job)
-    _check_complete(samples, records, limits)
+    _check_complete(samples, records, limits, "--data" if predictions is None else str(predictions))
     facts = {"ignored_predictions": ignored, "model": model_name, "model_fingerprint": fingerprint, "data_sha256": sha}
     facts |= _whereabouts(data, media_root) | {"device": None if fingerprint is None else model.device.type}
     asked = (decoding, None if fingerprint is None else str(model.dtype).removeprefix("torch."))
@@ -148,9 +148,9 @@ def make_task(benchmark: str, options: Options) -> Benchmark:
         UsageError: No such benchmark or wording.
         NotPossibleError: It has no such rule, or reads no tables.
     """
-    task: Benchmark = BENCHMARKS.load(benchmark)(options)
+    task: Benchmark = BENCHMARKS.load(benchmark, where="--benchmark")(options)
     if options.prompt not in STYLES:
-        raise unknown_name("prompt style", options.prompt, STYLES)
+        raise unknown_name("prompt style", options.prompt, STYLES, where="options.prompt")
     if options.rule not in task.rules:
         raise NotPossibleError(
             f"'{task.name}' has no rule '{options.rule}'; it has: {', '.join(task.rules)}.",
@@ -205,19 +205,20 @@ def _table(
     return (table if limit is None else replace(table, samples=task.first(table.samples, limit))), sha
 
 
-def _check_complete(samples: Sequence[Sample], records: dict[int, Record], limits: Limits) -> None:
+def _check_complete(samples: Sequence[Sample], records: dict[int, Record], limits: Limits, where: str) -> None:
     missing = [sample.id for row, sample in enumerate(samples) if row not in records]
     if missing and (not limits.allow_partial or not records):
         shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         raise DataError(
             f"{len(missing)} of {len(samples)} rows have no prediction: {shown}.",
+            where=where,
             fix="add them, or give --allow-partial to score the others",
         )
     failed = [record for record in records.values() if "error" in record]
     if records and len(failed) == len(records):
         first = failed[0]["error"]
         message = first.get("message", first) if isinstance(first, dict) else first
-        raise DataError(f"All {len(failed)} rows failed; the first: {message}", fix="mend the rows")
+        raise DataError(f"All {len(failed)} rows failed; the first: {message}", where=where, fix="mend the rows")
 
 
 def _check_failed(records: dict[int, Record], limits: Limits) -> None:

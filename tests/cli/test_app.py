@@ -95,7 +95,9 @@ def test_messages_show_given_allowed_where_and_fix(mmtune: Run, monkeypatch: pyt
 def test_interruption_by_the_keyboard(mmtune: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_verb(monkeypatch, raising(KeyboardInterrupt()))
     found = mmtune("fake")
-    assert (found.code, found.out, found.err) == (130, "", "Interrupted.\n")
+    assert (found.code, found.out) == (130, "")
+    assert found.err.startswith("Interrupted: Ended at once")
+    assert mmtune("fake", "--json").error["code"] == "interrupted"
 
 
 def test_stdout_holds_the_result_alone(mmtune: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +131,8 @@ def test_stdout_holds_the_result_alone(mmtune: Run, monkeypatch: pytest.MonkeyPa
         (["doctor", "twice"], "unexpected extra argument"),
         (["finetune", "--tune", "ful"], "Did you mean 'full'?"),
         (["generate", "--positions", "orignal"], "Did you mean 'original'?"),
+        (["quickstart", "--method", "lava"], "Did you mean 'llava'?"),
+        (["eval", "--benchmark", "pop", "--data", "x"], "Did you mean 'pope'?"),
     ],
 )
 def test_wrong_words_are_usage_errors(mmtune: Run, arguments: list[str], words: str) -> None:

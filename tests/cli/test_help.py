@@ -52,6 +52,7 @@ def test_every_option_of_the_contract_is_in_the_help(mmtune: Run, verb: str) -> 
     words = found.out.replace(",", " ").split()
     missing = [option for option in f"{CONTRACT[verb]} {COMMON}".split() if option not in words]
     assert (found.code, missing) == (0, [])
+    assert mmtune(verb, "--help", "--json").json == {"verb": verb, "help": found.out.rstrip("\n")}
 
 
 def test_version(mmtune: Run) -> None:

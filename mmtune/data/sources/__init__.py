@@ -72,7 +72,7 @@ def load_format(name: str) -> SourceFormat:
         UsageError: No such format, or options that it does not have.
     """
     name, colon, options = name.partition(":")
-    loaded = SOURCES.load(name)
+    loaded = SOURCES.load(name, where="--format")
     found = loaded if isinstance(loaded, SourceFormat) else SourceFormat(loaded)
     if not colon:
         return found
