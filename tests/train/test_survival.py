@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mmtune.methods import METHODS
 from mmtune.train.recipe import Recipe, dump
 from mmtune.train.run import train
-from tests.train.processes import ROOT
+from tests.train.processes import ROOT, start_together, train_together
+from tests.train.test_processes import NEEDS_DEEPSPEED
 
 Make = Callable[..., Recipe]
 
@@ -75,6 +77,40 @@ def test_the_command_in_two_processes_stops_and_goes_on(recipe: Make, tmp_path: 
     result = json.loads(done.stdout)
     assert (result["status"], result["steps"], result["processes"]) == ("completed", 200, 2)
     assert result["resumed_from"] == int(saved[0].removeprefix("step-"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "strategy",
+    ["ddp", "fsdp", pytest.param("zero2", marks=NEEDS_DEEPSPEED), pytest.param("zero3", marks=NEEDS_DEEPSPEED)],
+)
+def test_two_processes_that_are_killed_lose_nothing(strategy: str, recipe: Make, tmp_path: Path) -> None:
+    """Launcher and both processes by ``kill -9``, twice; the run goes on from a checkpoint that both had written."""
+    wanted = recipe(
+        "llava", tune__kind="lora", train__max_steps=24, train__epochs=40, save__every_steps=2,
+        train__weight_decay=0.1, run__strategy=strategy,
+    )  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train_together({whole: wanted})[whole]["status"] == "completed"
+    for steps in (7, 15):
+        _, process = start_together({killed: wanted})
+        kill_after(process, killed / "metrics.jsonl", steps)
+    result = train_together({killed: wanted})[killed]
+    assert result["status"] == "completed", result
+    assert result["resumed_from"] >= 12
+    assert hashes(killed / "model") == hashes(whole / "model")
+
+
+def kill_after(process: subprocess.Popen[str], metrics: Path, steps: int) -> None:
+    """Kill a process and all that it started once so many steps are told."""
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= steps):
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.01)
+    everyone = psutil.Process(process.pid).children(recursive=True)
+    for one in (process, *everyone):
+        one.kill()
+    psutil.wait_procs(everyone, timeout=60)
+    process.communicate(timeout=60)
 
 
 @pytest.mark.slow
