@@ -59,10 +59,10 @@ def answer_batch(
         try:
             if isinstance(row, DataError):
                 raise row
-            samples.append(row_sample(row, reading, id=row_id, where=where, lookup=lookup))
+            samples.append(row_sample(row, reading, id=str(row_id), where=where, lookup=lookup))
             places.append(place)
         except MMTuneError as error:
-            found[place] = _record(failed(row_id, error), name)
+            found[place] = _record(failed(str(row_id), error), name)
     began = time.perf_counter()
     try:
         with progress_display(console, "answer") as progress:

@@ -117,12 +117,16 @@ def message_sample(body: Any, reading: Reading, *, id: str = "0", where: str, lo
 
 
 def row_sample(row: Mapping[str, Any], reading: Reading, *, id: str, where: str, lookup: MediaLookup) -> Sample:
-    """One row of a batch: ``prompt`` with lists of media, or ``messages``.
+    """One row of a batch: ``prompt`` with lists of media, or ``messages``. Media alone are asked the default question.
 
     Raises:
-        DataError: Neither, markers that do not match media, or a path or URL that is refused.
+        DataError: Both, neither, another key where the question might be, markers that do not match media, or a path or
+            URL that is refused.
     """
     if "messages" in row:
+        if "prompt" in row:
+            fix = "take one of them out"
+            raise DataError("The row has a 'prompt' and 'messages'.", where=where, fix=fix)
         return message_sample(row, reading, id=id, where=where, lookup=lookup)
     prompt = row.get("prompt", DEFAULT_PROMPT)
     if not isinstance(prompt, str):
@@ -131,8 +135,23 @@ def row_sample(row: Mapping[str, Any], reading: Reading, *, id: str, where: str,
         media = media_lists(row, reading.keys)
     except RowError as error:
         raise DataError(error.message, where=where, fix=error.fix) from error
+    if "prompt" not in row:
+        _check_needs_no_prompt(row, media, reading, where)
     located = {name: [_locate(item, lookup, where) for item in items] for name, items in media.items()}
     return prompt_sample(prompt, located, reading, id=id, where=where)
+
+
+def _check_needs_no_prompt(row: Mapping[str, Any], media: Mapping[str, Any], reading: Reading, where: str) -> None:
+    """The default question is for rows of media alone: elsewhere the real one may stand under another name."""
+    others = [key for key in row if key != "id" and key not in reading.keys]
+    if not others and any(media.values()):
+        return
+    message = "The row has no 'prompt' and no 'messages'" + (
+        f" beside {', '.join(map(repr, others))}." if others else "."
+    )
+    guess = nearest("prompt", others)
+    fix = f"rename '{guess}' to 'prompt'" if guess else 'write {"id": "1", "prompt": "…", "images": ["…"]}'
+    raise DataError(message, where=where, fix=fix)
 
 
 def read_json(path: Path, option: str) -> Any:
@@ -159,8 +178,11 @@ def read_text(path: Path, option: str) -> str:
         raise DataError(f"The file cannot be read: {error}.", where=str(path), fix=f"check {option}") from error
 
 
-def batch_rows(path: Path) -> Iterator[tuple[str, str, Mapping[str, Any] | DataError]]:
-    """The rows of a JSONL file as (id, ``file:line``, row); a broken row is an error in its place."""
+def batch_rows(path: Path) -> Iterator[tuple[Any, str, Mapping[str, Any] | DataError]]:
+    """The rows of a JSONL file as (id, ``file:line``, row); a broken row is an error in its place.
+
+    The id is the row's own as it stands there, else the number of the line as a text.
+    """
     for number, line in enumerate(read_text(path, "--batch").split("\n"), start=1):
         if not line.strip():
             continue
@@ -172,7 +194,7 @@ def batch_rows(path: Path) -> Iterator[tuple[str, str, Mapping[str, Any] | DataE
             yield str(number), where, row
             continue
         if isinstance(row, Mapping):
-            yield str(row.get("id", number)), where, row
+            yield (str(number) if row.get("id") is None else row["id"]), where, row
         else:
             message = "The line is no object."
             yield str(number), where, DataError(message, where=where, fix='write {"id": "1", "prompt": "…"}')

@@ -212,7 +212,7 @@ def _check_complete(samples: Sequence[Sample], records: dict[int, Record], limit
         raise DataError(
             f"{len(missing)} of {len(samples)} rows have no prediction: {shown}.",
             where=where,
-            fix="add them, or give --allow-partial to score the others",
+            fix="add them, or give --allow-partial to score the others" if records else "give answers with these ids",
         )
     failed = [record for record in records.values() if "error" in record]
     if records and len(failed) == len(records):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,7 +59,12 @@ class Decoding:
     def __post_init__(self) -> None:
         for name, value, valid, fix in (
             ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "give 1 or more"),
-            ("temperature", self.temperature, self.temperature >= 0, "give 0 for greedy, or a positive number"),
+            (
+                "temperature",
+                self.temperature,
+                0 <= self.temperature < math.inf,
+                "give 0 for greedy, or a positive number",
+            ),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "give a number above 0 and up to 1"),
             ("num_beams", self.num_beams, self.num_beams >= 1, "give 1 or more"),
             ("positions", self.positions, self.positions in ("training", "original"), "give training or original"),

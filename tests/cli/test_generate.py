@@ -153,6 +153,29 @@ def test_a_batch_keeps_the_order_and_counts_failures(mmtune: Run, checkpoint: Pa
     assert not list(output.parent.glob("*.part"))
 
 
+def test_rows_keep_their_ids_and_name_their_question(mmtune: Run, checkpoint: Path, picture: Path) -> None:
+    talk = [{"role": "user", "content": "Hi"}]
+    rows: list[dict[str, Any]] = [
+        {"id": 7, "prompt": "a"},
+        {"id": None, "prompt": "b"},
+        {"id": "media", "images": [picture.name]},
+        {"id": "typo", "promt": "c", "images": [picture.name]},
+        {"id": "llava", "text": "d", "image": picture.name},
+        {"id": "nothing"},
+        {"id": "both", "prompt": "e", "messages": talk},
+    ]
+    batch, output = picture.parent / "b.jsonl", picture.parent / "answers.jsonl"
+    batch.write_text("\n".join(map(json.dumps, rows)))
+    found = mmtune("generate", "--model", checkpoint, "--batch", batch, "--output", output, "--json", *SHORT)
+    assert found.code == 0, found.err
+    answers = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["id"] for row in answers] == [7, "2", "media", "typo", "llava", "nothing", "both"]
+    assert [("error" in row) for row in answers] == [False, False, False, True, True, True, True]
+    assert "What is in this picture?" in answers[2]["prompt"]
+    assert answers[3]["error"]["fix"] == "rename 'promt' to 'prompt'"
+    assert "beside 'text'" in answers[4]["error"]["message"]
+
+
 def test_a_stopped_batch_goes_on(mmtune: Run, checkpoint: Path, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, output = picture.parent / "b.jsonl", picture.parent / "answers.jsonl"
     batch.write_text("\n".join(json.dumps({"id": name, "prompt": name * 3}) for name in "abcde"))

@@ -168,7 +168,15 @@ def test_answers_come_as_batches_finish(tiny: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_new_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"num_beams": 0}, {"stop": ("",)}]
+    "wrong",
+    [
+        {"max_new_tokens": 0},
+        {"temperature": -1},
+        {"temperature": float("inf")},
+        {"top_p": 0},
+        {"num_beams": 0},
+        {"stop": ("",)},
+    ],
 )
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as caught:
