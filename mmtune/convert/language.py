@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,9 @@ _FOREIGN = re.compile(r"^model\.(mm_projector\.|vision_tower\.|image_newline$)")
 # Old versions saved this buffer, which every model computes by itself.
 _COMPUTED = re.compile(r"\.rotary_emb\.inv_freq$")
 # Keys of a llama or mistral config.json of any age that are no attribute of today's class.
+_SIZES = (
+    "vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "max_position_embeddings", "rope_theta"
+)  # fmt: skip
 _OLD_KEYS = ("rope_theta", "rope_scaling", "partial_rotary_factor")
 
 
@@ -139,11 +142,26 @@ def meta_state(config: Mapping[str, Any], *, where: str) -> dict[str, torch.Tens
         made = AutoConfig.for_model(**config)
         with torch.device("meta"):
             return dict(AutoModelForCausalLM.from_config(made).state_dict())
-    except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
+    except (
+        ValueError, TypeError, KeyError, RuntimeError, ArithmeticError, AssertionError, StrictDataclassError
+    ) as error:  # fmt: skip
         detail = " ".join(str(error).split())
         raise CheckpointError(
             f"config.json describes no valid model: {detail}", where=where, fix="copy the original config.json again"
         ) from error
+
+
+def require_positive(config: Mapping[str, Any], names: Iterable[str], *, where: str) -> None:
+    """Refuse sizes of 0 and below, which transformers would make a model of.
+
+    Raises:
+        CheckpointError: Names the key.
+    """
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int | float) and not value > 0:
+            fix = "copy the original file again"
+            raise CheckpointError(f"{name} is {value}; it must be above 0.", where=where, fix=fix)
 
 
 def require_count(value: Any, store: Store, *, where: str) -> None:
@@ -166,6 +184,7 @@ def check_language(own: Store, config: Mapping[str, Any], folder: Path) -> None:
     Raises:
         CheckpointError: Names the tensor that is missing, unknown, quantised or of another shape.
     """
+    require_positive(config, _SIZES, where=str(folder / "config.json"))
     require_count(config.get("num_hidden_layers"), own, where=str(folder / "config.json"))
     expected = meta_state(config, where=str(folder / "config.json"))
     unknown = [name for name in own if name not in expected]

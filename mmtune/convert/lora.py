@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ class Lora:
     def part(self, dtype: torch.dtype | None) -> Part:
         """The folder ``lora`` of a written checkpoint."""
         config = {**self.config, "base_model_name_or_path": None, "inference_mode": True}
-        config["target_modules"] = sorted(config["target_modules"])
+        if not isinstance(config["target_modules"], str):  # a regular expression
+            config["target_modules"] = sorted(config["target_modules"])
         entries = tuple(keep(self.tensors[name], name, dtype) for name in sorted(self.tensors))
         return Part(
             "lora", "adapter_model", entries, {"adapter_config.json": config}, sharded=False, origin=self.folder
@@ -68,12 +70,28 @@ def read_lora(folder: Path, language: Language) -> Lora:
     for field, plain in _PLAIN.items():
         if config.get(field, plain) not in (plain, None, []):
             raise NotPossibleError(f"A LoRA with {field}={config[field]!r} is not read by this version.", where=where)
-    if not isinstance(config.get("lora_alpha"), int | float) or not isinstance(config.get("target_modules"), list):
+    if not isinstance(config.get("lora_alpha"), int | float) or not _are_targets(config.get("target_modules")):
         raise CheckpointError("lora_alpha and target_modules must be there.", where=where, fix="copy the file again")
+    for field in ("rank_pattern", "alpha_pattern"):
+        pattern = config.get(field) or {}
+        if not isinstance(pattern, Mapping) or not all(isinstance(one, int | float) for one in pattern.values()):
+            message = f"{field} is {pattern!r}, no object of numbers."
+            raise CheckpointError(message, where=where, fix="copy the file again")
     tensors = open_folder(folder, ("adapter_model",))
     lora = Lora(folder, config, tensors, _pair(tensors))
     _check(lora, language)
     return lora
+
+
+def _are_targets(value: Any) -> bool:
+    """Whether PEFT takes a value as ``target_modules``: names, or a regular expression."""
+    if not isinstance(value, str):
+        return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+    try:
+        re.compile(value)
+    except re.error:
+        return False
+    return bool(value)
 
 
 def _pair(tensors: Store) -> dict[str, tuple[StoredTensor, StoredTensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -117,7 +118,11 @@ def _config(
     for name in ("tok_embeddings.weight", "layers.0.feed_forward.w1.weight"):
         if name not in merged:
             raise CheckpointError(f"Tensor '{name}' is missing.", where=str(folder), fix="copy the whole checkpoint")
-    theta = float(params.get("rope_theta") or _DEFAULT_THETA)
+    theta = params.get("rope_theta") or _DEFAULT_THETA
+    if not isinstance(theta, int | float) or not 0 < theta < math.inf:
+        raise CheckpointError(
+            f"rope_theta is {theta!r}, no number above 0.", where=str(folder / "params.json"), fix="copy the file again"
+        )
     vocabulary = merged["tok_embeddings.weight"].shape[0]
     stated = params.get("vocab_size", -1)
     if isinstance(stated, int) and stated > 0 and stated != vocabulary:
@@ -137,7 +142,7 @@ def _config(
         "num_key_value_heads": sizes.kv_heads,
         "head_dim": sizes.head_width,
         "rms_norm_eps": params.get("norm_eps", 1e-5),
-        "rope_theta": theta,
+        "rope_theta": float(theta),
         "rope_scaling": _scaling(params, sizes, settings),
         "max_position_embeddings": _max_positions(params, sizes, theta, settings),
         "vocab_size": vocabulary,

@@ -13,17 +13,18 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel, SiglipVisionConfig, SiglipVisionModel
 
 from mmtune.convert.damage import read_json
-from mmtune.convert.language import dtype_name, require_count
+from mmtune.convert.language import dtype_name, require_count, require_positive
 from mmtune.convert.locate import Place, locate
 from mmtune.convert.plan import Part, Request, keep
 from mmtune.convert.tensors import Store, not_understood, open_folder, require_shape
-from mmtune.core.errors import CheckpointError, NotPossibleError, ResourceError
+from mmtune.core.errors import CheckpointError, NotPossibleError, ResourceError, UsageError
 
 FOLDER = "encoders/image"
 _INSIDE = re.compile(r"^model\.vision_tower\.vision_tower\.(?:vision_model\.)?(.+)$")
 _CLIP = re.compile(r"^(?:vision_model\.)?((?:embeddings|pre_layrnorm|encoder|post_layernorm)\..+)$")
 _COMPUTED = "embeddings.position_ids"  # a buffer that old versions saved
 _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+_HEADS = "vision.num_attention_heads"  # --set key
 _HEAD_WIDTH = 64  # of every CLIP tower that OpenAI published
 _CLASSES = {
     "clip_vision_model": (CLIPVisionConfig, CLIPVisionModel),
@@ -177,6 +178,7 @@ def checked_tower(tower: Tower, where: str) -> Tower:
         CheckpointError: Tensors missing, unknown or of another shape, or a config of no tower.
     """
     tensors = {name: tensor for name, tensor in tower.tensors.items() if name != _COMPUTED}
+    require_positive(tower.config, ("hidden_size", "num_attention_heads", "image_size", "patch_size"), where=where)
     require_count(tower.config.get("num_hidden_layers"), tensors, where=where)
     expected = vision_model(tower.config, where=where).state_dict()
     if unknown := tensors.keys() - expected.keys():
@@ -223,7 +225,7 @@ def _infer(own: Store, folder: Path, settings: Mapping[str, Any]) -> dict[str, A
         ) from error
     hidden, _, patch_size, _ = patch.shape
     layers = len({name.split(".")[2] for name in own if name.startswith("encoder.layers.")})
-    heads = settings.get("vision.num_attention_heads")
+    heads = settings.get(_HEADS)
     if heads is None and hidden % _HEAD_WIDTH:
         raise CheckpointError(
             f"The tower named in config.json was not found, and the copy inside does not tell its number of heads "
@@ -231,12 +233,18 @@ def _infer(own: Store, folder: Path, settings: Mapping[str, Any]) -> dict[str, A
             where=str(folder),
             fix="give the tower with --vision DIR, or add --set vision.num_attention_heads=N",
         )
+    if heads is not None and (type(heads) is not int or heads < 1 or hidden % heads):
+        raise UsageError(
+            f"{heads!r} heads cannot be; the tower is {hidden} wide.",
+            where=f"--set {_HEADS}",
+            fix="give the number of heads that the tower was made with",
+        )
     return {
         "model_type": "clip_vision_model",
         "hidden_size": hidden,
         "intermediate_size": feed_forward,
         "num_hidden_layers": layers,
-        "num_attention_heads": int(heads) if heads is not None else hidden // _HEAD_WIDTH,
+        "num_attention_heads": heads if heads is not None else hidden // _HEAD_WIDTH,
         "image_size": round((positions - 1) ** 0.5) * patch_size,
         "patch_size": patch_size,
         "hidden_act": settings.get("vision.hidden_act", "quick_gelu"),

@@ -224,3 +224,10 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     make_meta(tmp_path / "meta", vocabulary=300)
     with pytest.raises(CheckpointError, match="tokens"):
         convert(tmp_path / "meta", tmp_path / "out")
+
+
+@pytest.mark.parametrize("theta", ["x", [1], -1, float("inf")])
+def test_a_rotation_that_cannot_be(tmp_path: Path, theta: Any) -> None:
+    make_meta(tmp_path / "meta", params={"rope_theta": theta})
+    with pytest.raises(CheckpointError, match="rope_theta"):
+        convert(tmp_path / "meta", tmp_path / "out", verify=False)

@@ -140,6 +140,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "text-for-a-number": (edit_config(hidden_size="64"), "config.json"),
     "wrong-tower-width": (edit_config(mm_hidden_size=1024), "mm_hidden_size"),
     "unknown-selection": (edit_config(mm_vision_select_feature="tokens"), "tokens"),
+    "no-vocabulary": (edit_config(vocab_size=0), "vocab_size"),
+    "padding-beyond": (edit_config(pad_token_id=10**12), "config.json"),
+    "no-rotation": (edit_config(rope_theta=0.0), "rope_theta"),
     "small-vocabulary": (edit_config(vocab_size=430), "[430, 64]"),
 }
 
@@ -300,6 +303,11 @@ def test_lora_damages(tmp_path: Path) -> None:
     assert "changes nothing" in refuse(source, VerificationError, verify=True).message
     save_file(good, source / "adapter_model.safetensors")
     config = read_json(source / "adapter_config.json")
+    for wrong in (
+        {"rank_pattern": 3}, {"alpha_pattern": {"q_proj": "x"}}, {"target_modules": "("}, {"target_modules": [3]}
+    ):  # fmt: skip
+        write_json(source / "adapter_config.json", {**config, **wrong})
+        assert "adapter_config.json" in str(refuse(source).where)
     write_json(source / "adapter_config.json", {**config, "use_dora": True})
     refuse(source, NotPossibleError)
     write_json(source / "adapter_config.json", {**config, "base_model_name_or_path": "nowhere"})
@@ -351,6 +359,12 @@ def test_options_that_are_refused(llava: Path) -> None:
 
 def test_merging_vlora_is_refused_with_the_reason(vlora: Path) -> None:
     assert "depend on the picture" in refuse(vlora, NotPossibleError, to="merged").message
+
+
+@pytest.mark.parametrize("heads", ["abc", [1], -1, 5, 3.0, True])
+def test_numbers_of_heads_that_cannot_be(tmp_path: Path, heads: Any) -> None:
+    source = make_llava(tmp_path, config={"mm_vision_tower": "gone"})
+    assert "heads" in refuse(source, UsageError, settings={"vision.num_attention_heads": heads}).message
 
 
 def test_no_source(tmp_path: Path) -> None:
