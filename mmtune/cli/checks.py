@@ -36,10 +36,16 @@ _EXTRAS = {
     "audio": ("soundfile", "soxr"),
     "video": ("av",),
     "quant": ("bitsandbytes",),
+    "torchao": ("torchao",),
+    "liger": ("liger_kernel",),
     "deepspeed": ("deepspeed",),
     "lmms-eval": ("lmms_eval",),
     "download": ("img2dataset",),
     "dedup": ("datasketch", "imagehash"),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
+    "mlflow": ("mlflow",),
 }
 _GIB = 1024**3
 _HUB_TIMEOUT_S = 2.0

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from mmtune.cli.checks import Finding
-from mmtune.cli.console import Console, Result
+from mmtune.cli.console import Result
+from mmtune.core.errors import ResourceError
 
 
 def run(
-    context: typer.Context,
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Data cache to check. [default: the user's]")
     ] = None,
@@ -30,10 +30,14 @@ def run(
         findings += check()
     worst = max((finding.status for finding in findings), key=("OK", "WARN", "FAIL").index)
     values = {"status": worst, "checks": [finding.to_json() for finding in findings]}
-    return Result(values, _render(context.obj, findings), exit_code=5 if worst == "FAIL" else 0)
+    failed = next((finding for finding in findings if finding.status == "FAIL"), None)
+    if failed is None:
+        return Result(values, _render(findings))
+    error = ResourceError(f"{failed.name}: {failed.found}", where=failed.name, fix=failed.fix)
+    return Result({"error": error.to_json(), **values}, _render(findings), exit_code=error.exit_code)
 
 
-def _render(console: Console, findings: Sequence[Finding]) -> str:
+def _render(findings: Sequence[Finding]) -> str:
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:

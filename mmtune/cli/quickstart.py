@@ -39,7 +39,9 @@ def run(
         output.mkdir(parents=True, exist_ok=True)
     found = quickstart(tuple(dict.fromkeys(names)), output, seed=seed, progress=training_display(context.obj))
     errors = [result["error"] for result in found["methods"].values() if "error" in result]
-    return Result(found, _summary(found), exit_code=int(errors[0].get("exit", 1)) if errors else 0)
+    if not errors:
+        return Result(found, _summary(found))
+    return Result({"error": errors[0], **found}, _summary(found), exit_code=int(errors[0].get("exit", 1)))
 
 
 def _summary(found: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from mmtune.cli import checks
 from mmtune.nano.build import hashes
-from tests.cli.conftest import Run
+from tests.cli.conftest import ROOT, Run
 
 
 def test_the_report(mmtune: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +40,7 @@ def test_a_failure_is_exit_code_5(mmtune: Run, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(checks, "check_assets", lambda: [broken])
     found = mmtune("doctor", "--offline", "--json")
     assert (found.code, found.json["status"]) == (5, "FAIL")
+    assert (found.error["where"], found.error["fix"]) == ("embedded model", "install again")
     assert "-> install again" in mmtune("doctor", "--offline").out
 
 
@@ -64,6 +65,13 @@ def test_the_hub_out_of_reach_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> N
     assert [finding.status for finding in checks.check_hub()] == ["WARN"]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE" in checks.check_hub()[0].found
+
+
+def test_every_extra_is_looked_for() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(project["optional-dependencies"]) - {"test", "examples", "dev"}
+    assert {finding.name.removeprefix("extra ") for finding in checks.check_extras()} == extras
 
 
 def test_places_that_cannot_be_written_to(tmp_path: Path) -> None:
