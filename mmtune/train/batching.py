@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmtune.train.orders import modality_grouped
+from mmtune.train.orders import cut, modality_grouped
 
 Grouping = Literal["none", "length", "modality"]
 _SORTED_BATCHES = 100  # batches that are sorted together: enough for little padding, few enough to stay random
@@ -72,13 +72,13 @@ class Batching:
             order: The rows of the epoch, shuffled.
         """
         if self.grouping == "none" and self.tokens is None:
-            return _cut(order, self.batch_size)
+            return cut(order, self.batch_size)
         lengths = self._known_lengths()
         if self.grouping == "modality":
-            return _cut(self._as_original(order, lengths, epoch), self.batch_size)
+            return cut(self._as_original(order, lengths, epoch), self.batch_size)
         rows = self._sorted_in_parts(order, lengths) if self.grouping == "length" else order
         if self.tokens is None:
-            found = _cut(rows, self.batch_size)
+            found = cut(rows, self.batch_size)
         else:
             found = list(_within(rows, lengths, self.tokens, self.packed))
         return found if self.grouping == "none" else self._shuffled(found, lengths, epoch)
@@ -143,10 +143,6 @@ def _within(rows: Sequence[int], lengths: RowLengths, tokens: int, packed: bool)
         batch.append(row)
     if batch:
         yield batch
-
-
-def _cut(rows: Sequence[int], size: int) -> list[list[int]]:
-    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def _area(batch: Sequence[int], lengths: RowLengths) -> int:

@@ -26,7 +26,7 @@ def length_grouped(
     """
     shuffled = torch.randperm(len(lengths), generator=generator).tolist()
     found: list[int] = []
-    for chunk in _cut(shuffled, world_size * batch_size):
+    for chunk in cut(shuffled, world_size * batch_size):
         longest_first = sorted(chunk, key=lambda row: lengths[row], reverse=True)
         for share in _even_shares(longest_first, lengths, world_size):
             found += share
@@ -59,7 +59,7 @@ def modality_grouped(
     for sign in (1, -1):
         rows = [row for row, length in enumerate(lengths) if length * sign > 0]
         order = length_grouped([abs(lengths[row]) for row in rows], batch_size, world_size, within)
-        chunks = _cut([rows[index] for index in order], world_size * batch_size)
+        chunks = cut([rows[index] for index in order], world_size * batch_size)
         complete += chunks[:-1]
         rest += chunks[-1]
     chunks = [complete[index] for index in torch.randperm(len(complete), generator=generator).tolist()]
@@ -84,5 +84,6 @@ def _even_shares(rows: list[int], lengths: Sequence[int], count: int) -> list[li
     return shares
 
 
-def _cut(rows: list[int], size: int) -> list[list[int]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+def cut(rows: Sequence[int], size: int) -> list[list[int]]:
+    """Rows in batches of ``size``; the last may be smaller."""
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
