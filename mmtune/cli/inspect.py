@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +55,7 @@ def _kind(target: str) -> str:
 
 def _data(console: Console, target: str, options: dict[str, Any]) -> tuple[dict[str, Any], str, str | None]:
     from mmtune.data.cache import prepared
+    from mmtune.data.dataset import read_manifest
     from mmtune.model.build import checkpoint_folder
     from mmtune.model.processing import MMTuneProcessor
     from mmtune.report.inspection.data import data_page, inspect_data
@@ -64,7 +64,7 @@ def _data(console: Console, target: str, options: dict[str, Any]) -> tuple[dict[
     if not (folder / "manifest.json").is_file():
         wishes = {"media_root": tuple(options["media_root"] or ()), "max_bad_fraction": 1.0}
         folder = prepared(target, None, wishes)
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_manifest(folder)
     name = options["model"] or (manifest.get("settings") or {}).get("model") or BUNDLED
     processor = MMTuneProcessor.from_pretrained(checkpoint_folder(name))
     found, strips = inspect_data(folder, processor, samples=options["samples"], model=name)

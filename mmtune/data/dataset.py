@@ -18,7 +18,7 @@ from mmtune.data.shards import OPEN_FILES, ShardReader
 from mmtune.data.slices import SLICE
 from mmtune.data.tables import FirstRows, JoinedRows, PackedRows, Places, Rows, SampleTable
 
-__all__ = ["SampleTable", "load_samples"]
+__all__ = ["SampleTable", "load_samples", "read_manifest"]
 _JSON = (".json", ".jsonl")
 _IN_MEMORY_BYTES = 64 << 20  # compressed; smaller raw data is read once instead of group by group
 
@@ -104,7 +104,7 @@ def _open_json_folder(folder: Path, options: _Options) -> SampleTable:
 
 
 def _open_prepared(folder: Path, options: _Options, *, small: bool = False) -> SampleTable:
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     if manifest.get("slice"):
         index, count = manifest["slice"]
         raise DataError(
@@ -147,11 +147,18 @@ def _read_split(
     return SampleTable(rows, print_of, (str(folder),), places=Places(lookup, options.cache, options.allow_urls))
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What prepared data says of itself.
+
+    Raises:
+        DataError: It is damaged, or of another version.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         known = manifest["schema"] in (SCHEMA_NAME, SLICE)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if known and manifest["schema"] == SCHEMA_NAME:
+            _ = [(part["rows"], part["files"]) for part in manifest["splits"].values()], manifest["fingerprint"]
+    except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"The manifest cannot be read: {error}", where=str(folder / MANIFEST), fix="prepare the data again"
         ) from error

@@ -7,7 +7,7 @@ bad rows wait for the joining, which gives the same bytes as one preparation of 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from mmtune.data.drawing import parse_split
 from mmtune.data.ledger import Ledger
 from mmtune.data.locate import slice_of
 from mmtune.data.packing import MANIFEST, SCHEMA_NAME, Packing
-from mmtune.data.parts import FolderParts, MergedParts
+from mmtune.data.parts import FolderParts, MergedParts, Part
 from mmtune.data.working import Progress
 from mmtune.data.workplace import PARTS, workplace
 
 SLICE = f"{SCHEMA_NAME}-slice"
+_DESCRIBED = ("sources", "media_roots", "embedded", "seed", "settings")
+_NEEDED = (*_DESCRIBED, "rows", "rejected", "limit", "measured")
 
 
 def write_slice(packing: Packing, parts: FolderParts, working: Path, shard: tuple[int, int]) -> dict[str, Any]:
@@ -69,15 +71,39 @@ def join_slices(
         described, parse_split(settings["split"]), described["seed"], frozenset(settings["reject"]), max_bad_fraction,
         [source["weight"] for source in described["sources"]], first["measured"], first["limit"], progress,
     )  # fmt: skip
-    merged = MergedParts([FolderParts(folder / PARTS) for _, folder in parts_of])
+    merged = MergedParts([_SliceParts(folder, manifest) for manifest, folder in parts_of])
     with workplace(target, {"join": [str(folder) for folder in folders], **described}) as working:
         manifest = packing.write(merged, working, target)
         (working / PARTS).rmdir()
     return manifest
 
 
+class _SliceParts:
+    """The parts of a slice, as many as its manifest says."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self._folder, self._expected = folder, (manifest["rows"], manifest["rejected"])
+
+    def __iter__(self) -> Iterator[Part]:
+        rows = rejected = 0
+        try:
+            for part in FolderParts(self._folder / PARTS):
+                rows += part.table.num_rows
+                rejected += len(part.rejected)
+                yield part
+        except (OSError, ValueError, KeyError, TypeError) as error:  # Arrow's own errors are among them
+            raise _damaged(self._folder, f"a part cannot be read ({error!r})") from error
+        if (rows, rejected) != self._expected:
+            expected = "{} rows and {} rejected ones".format(*self._expected)
+            raise _damaged(self._folder, f"it should hold {expected}, but holds {rows} and {rejected}")
+
+
+def _damaged(folder: Path, text: str) -> DataError:
+    return DataError(f"The slice is damaged: {text}.", where=str(folder), fix="copy it again, or make it again")
+
+
 def _described(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {name: manifest[name] for name in ("sources", "media_roots", "embedded", "seed", "settings")}
+    return {name: manifest[name] for name in _DESCRIBED}
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -88,7 +114,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
             where=str(folder),
             fix="name the folders that --shard made, and nothing else",
         )
+    missing = [name for name in _NEEDED if name not in found]
+    if missing or not _is_shard(found["slice"]):
+        raise _damaged(folder, f"its manifest says nothing of {missing[0]}" if missing else "its number cannot be")
     return found
+
+
+def _is_shard(value: Any) -> bool:
+    return isinstance(value, list) and [type(one) for one in value] == [int, int] and 1 <= value[0] <= value[1]
 
 
 def _check_complete(manifests: Sequence[dict[str, Any]], folders: Sequence[Path]) -> None:

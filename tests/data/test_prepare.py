@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,34 @@ def test_slices_must_be_complete_and_alike(source: Path, tmp_path: Path) -> None
         prepare([source], tmp_path / "none", shard=(4, 3))
 
 
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "part-gone": lambda folder: [file.unlink() for file in (folder / "parts").iterdir()],
+    "parts-gone": lambda folder: shutil.rmtree(folder / "parts"),
+    "table-gone": lambda folder: (folder / "parts" / "0000000.arrow").unlink(),
+    "table-cut": lambda folder: _cut(folder / "parts" / "0000000.arrow"),
+    "list-cut": lambda folder: _cut(folder / "parts" / "0000000.json"),
+    "list-empty": lambda folder: (folder / "parts" / "0000000.json").write_text("{}"),
+    "manifest-thin": lambda folder: (folder / "manifest.json").write_text('{"slice": [1, 2]}'),
+    "manifest-odd": lambda folder: (folder / "manifest.json").write_text('{"slice": "1"}'),
+}
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_slice_is_refused(source: Path, tmp_path: Path, damage: str) -> None:
+    slices = [tmp_path / name for name in ("one", "two")]
+    for index, folder in enumerate(slices):
+        prepare([source], folder, shard=(index + 1, 2))
+    DAMAGES[damage](slices[0])
+    with pytest.raises(DataError, match="damaged") as raised:
+        prepare(slices, tmp_path / "out")
+    assert raised.value.where == str(slices[0])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["data", "one", "two"]
+
+
 def test_rows_and_rejected_add_up(source: Path, tmp_path: Path) -> None:
     rows = json.loads(source.read_text())
     bad = [{"id": f"b{index}", "conversations": talk("Hi", "")} for index in range(4)]
@@ -254,8 +284,9 @@ def test_damaged_prepared_data(source: Path, tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(DataError):
         load_samples(out)
-    (out / "manifest.json").write_text("{")
-    with pytest.raises(DataError, match="manifest"):
-        load_samples(out)
+    for text in ("{", "[]", '{"schema": "mmtune-data/2"}'):
+        (out / "manifest.json").write_text(text)
+        with pytest.raises(DataError, match="manifest"):
+            load_samples(out)
     with pytest.raises(DataError, match="prepared already"):
         prepare([out], tmp_path / "again")

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from mmtune.core.errors import DataError
 from mmtune.data.prepare import prepare
 from mmtune.model.build import build_model
 from mmtune.report.inspection.checkpoint import checkpoint_page, inspect_checkpoint
 from mmtune.report.inspection.data import data_page, inspect_data
 from mmtune.report.inspection.run import inspect_run, page
-from mmtune.report.inspection.statistics import histogram
+from mmtune.report.inspection.statistics import histogram, look_at
 from tests.data.rows import good_rows, picture, talk, write_json
 from tests.tiny import save_tiny_lm, save_tiny_vision
 
@@ -113,3 +114,14 @@ def test_histogram(values: list[int], counts: list[int]) -> None:
     found = histogram(values)
     assert found["counts"] == counts
     assert (found["low"], found["high"]) == (min(values), max(values))
+
+
+def test_a_damaged_shard_is_told(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "rows.json", [{"id": "a", "conversations": talk("What is it? " * 50, "A cat.")}])
+    prepare([path], tmp_path / "out")
+    shard = tmp_path / "out" / "train-00000.parquet"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:8] + bytes(len(content) // 4) + content[8 + len(content) // 4 :])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    with pytest.raises(DataError, match="damaged"):
+        look_at(tmp_path / "out", manifest)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmtune.core.errors import DataError
-from mmtune.data.dataset import load_samples
-from mmtune.data.packing import MANIFEST, REJECTED, WARNINGS
+from mmtune.data.dataset import load_samples, read_manifest
+from mmtune.data.packing import REJECTED, WARNINGS
 from mmtune.model.processing import MMTuneProcessor
 from mmtune.report.data import with_examples
 from mmtune.report.gallery import spread
@@ -26,7 +25,7 @@ def inspect_data(
     Raises:
         DataError: No prepared data, or damaged data.
     """
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_manifest(folder)
     if manifest.get("slice") or not manifest.get("rows"):
         raise DataError("There are no rows to look at.", where=str(folder), fix="join the slices first")
     table = load_samples(folder, open_files=1)

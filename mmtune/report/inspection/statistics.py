@@ -12,6 +12,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from mmtune.core.errors import DataError
+
 _MOST_ROWS = 50_000  # that are looked at; of larger data, every n-th group of rows
 _BINS = 20
 _EXTREMES = 5
@@ -62,11 +64,15 @@ def _rows(folder: Path, manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]
     number = 0
     for split in manifest["splits"].values():
         for name in split["files"]:
-            with pq.ParquetFile(folder / name) as table:
-                for group in range(table.num_row_groups):
-                    number += 1
-                    if (number - 1) % stride == 0:
-                        yield from _light(table, group, columns)
+            try:
+                with pq.ParquetFile(folder / name) as table:
+                    for group in range(table.num_row_groups):
+                        number += 1
+                        if (number - 1) % stride == 0:
+                            yield from _light(table, group, columns)
+            except (OSError, ValueError) as error:  # Arrow's own errors are among them
+                message = f"A shard of the prepared data is damaged: {error}"
+                raise DataError(message, where=str(folder / name), fix="prepare the data again") from error
 
 
 def _light(table: pq.ParquetFile, group: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
