@@ -14,7 +14,7 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mmtune.core.conditioning import Slot
@@ -287,4 +287,5 @@ def _predicts_target(labels: Tensor) -> Tensor:
     return nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))
 
 
+AutoModel.register(MMTuneConfig, MMTuneModel)
 AutoModelForImageTextToText.register(MMTuneConfig, MMTuneModel)

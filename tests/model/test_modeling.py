@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
 import mmtune
 from mmtune.core.errors import CheckpointError, ResourceError, ShapeError, UsageError
@@ -67,6 +67,7 @@ def test_auto_classes_load_what_was_saved(parts: tuple[str, str], method: str, t
     processor.save_pretrained(tmp_path)
     found = AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert type(found) is mmtune.MMTuneModel
+    assert type(AutoModel.from_pretrained(tmp_path)) is mmtune.MMTuneModel
     batch = AutoProcessor.from_pretrained(tmp_path)(
         text=["<image>\nUSER: hi ASSISTANT:"], images=[Image.new("RGB", (9, 9))]
     )
