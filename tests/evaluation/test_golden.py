@@ -46,13 +46,23 @@ def assert_equal(found: Any, expected: Any, path: str = "") -> None:
         assert found == expected, path
 
 
+def assert_each_has_an_interval(scores: Any, confidence: Any, prefix: str = "") -> None:
+    """Counts have none; an interval around the score, or none for a single group of rows that belong together."""
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            assert_each_has_an_interval(value, confidence, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            interval = confidence[f"{prefix}{name}"]
+            assert interval["low"] is None or interval["low"] - 0.01 <= value <= interval["high"] + 0.01, name
+
+
 @pytest.mark.parametrize("pandas_na", [False, True])
 @pytest.mark.parametrize("benchmark", REFERENCES)
 def test_scores(golden: Path, benchmark: str, pandas_na: bool) -> None:
     folder, options = golden / benchmark, Options(pandas_na=pandas_na)
     found = evaluate(benchmark=benchmark, data=folder, predictions=folder / "predictions.jsonl", options=options)
     assert_equal(found["scores"], expected_scores(golden, benchmark, REFERENCES[benchmark]))
-    assert found["confidence"]
+    assert_each_has_an_interval(found["scores"], found["confidence"])
     assert (found["missing"], found["failed"]) == (0, 0)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from mmtune.core.errors import DataError
 from mmtune.data.sample import Sample
 from mmtune.evaluation.benchmarks.base import Record, Scores
@@ -18,7 +20,7 @@ from mmtune.evaluation.benchmarks.yes_no import has_yes_or_no, yes_no_items, yes
 from mmtune.evaluation.prompts import question
 from mmtune.evaluation.reading.pictures import Pictures, cluster_of
 from mmtune.evaluation.reading.tables import Row
-from mmtune.evaluation.statistics import mean_interval
+from mmtune.evaluation.statistics import Array, cluster_interval, mean_interval
 
 _SET, _FIGURE, _QUESTION = 3, 4, 5  # places in the index, cut at underscores
 
@@ -81,6 +83,7 @@ class HallusionBench(PublicBenchmark):
                 scores[name][measure] = 100 * sum(values) / len(values)
                 confidence[f"{name}.{measure}"] = mean_interval(values, clusters, 100)
         scores["mean"] = sum(scores["Overall"].values()) / len(scores["Overall"])
+        confidence["mean"] = _mean_interval(samples, hits)
         return Scores(scores, items, confidence, yes_no_unknown(items))
 
 
@@ -108,6 +111,22 @@ def _row(index: str, row: Row, pictures: list[Any], places: tuple[str, str, str]
         names={"index": index},
         cluster=cluster_of(pictures, index),
     )
+
+
+def _mean_interval(samples: Sequence[Sample], hits: Sequence[int]) -> dict[str, Any]:
+    """The interval of the mean of the three measures, over sets, in which all that they count lies."""
+    sets = sorted({str(sample.extra["set"]) for sample in samples})
+    statistics = np.zeros((len(sets), 6))  # of each measure the sum and the number of its verdicts
+    for place, name in enumerate(sets):
+        rows = [at for at, sample in enumerate(samples) if sample.extra["set"] == name]
+        shares = _measures([samples[at] for at in rows], [hits[at] for at in rows])
+        statistics[place] = [part for values, _ in shares.values() for part in (sum(values), len(values))]
+
+    def mean(sums: Array) -> Array:
+        found: Array = (sums[:, ::2] / sums[:, 1::2]).mean(axis=1)
+        return found
+
+    return cluster_interval(statistics, sets, mean, 100)
 
 
 def _measures(samples: Sequence[Sample], hits: Sequence[int]) -> dict[str, tuple[list[int], list[str]]]:

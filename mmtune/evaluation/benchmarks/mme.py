@@ -78,7 +78,8 @@ class MME(PublicBenchmark):
             int("error" not in record and mme_yes_no(said(record)) == str(sample.extra["answer"]).lower())
             for sample, record in zip(samples, records, strict=True)
         ]
-        scores["official"], _ = _points(samples, by_script)
+        scores["official"], intervals = _points(samples, by_script)
+        confidence |= {f"official.{name}": interval for name, interval in intervals.items()}
         missing = [name for name in CATEGORIES if name not in scores]
         top_level = {"incomplete": missing} if missing else {}
         return Scores(scores, items, confidence, yes_no_unknown(items), top_level)

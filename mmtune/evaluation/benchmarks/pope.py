@@ -26,6 +26,7 @@ from mmtune.evaluation.statistics import Array, cluster_interval, mean_interval
 
 _PARTS = "coco_pope_*.json"
 _COUNTS = ("TP", "FP", "TN", "FN")
+_MEANS = ("f1", "accuracy")
 _BY_QUESTION = "category_and_image_and_question"
 
 
@@ -109,9 +110,10 @@ class POPE(PublicBenchmark):
             confidence |= _intervals(category, answers, labels, clusters)
         categories = list(scores)
         scores["mean"] = {
-            measure: sum(scores[name][measure] for name in categories) / len(categories)
-            for measure in ("f1", "accuracy")
+            measure: sum(scores[name][measure] for name in categories) / len(categories) for measure in _MEANS
         }
+        of_one = {f"mean.{measure}": confidence[f"{categories[0]}.{measure}"] for measure in _MEANS}
+        confidence |= of_one if len(categories) == 1 else _mean_intervals(samples, items, categories)
         return Scores(scores, items, confidence)
 
 
@@ -153,4 +155,26 @@ def _intervals(category: str, answers: Sequence[str], labels: Sequence[str], clu
             return np.array([pope_measures(dict(zip(_COUNTS, row, strict=True)))[measure] for row in sums])
 
         found[f"{category}.{measure}"] = cluster_interval(statistics, clusters, measured)
+    return found
+
+
+def _mean_intervals(
+    samples: Sequence[Sample], items: Sequence[Mapping[str, Any]], categories: Sequence[str]
+) -> dict[str, Any]:
+    """Intervals of the means over categories, over pictures, which the categories may share."""
+    statistics = np.zeros((len(samples), len(categories), len(_COUNTS)))
+    for row, (sample, item) in enumerate(zip(samples, items, strict=True)):
+        counts = confusion([item["extracted"]], [item["gold"]])
+        for name in set(sample.extra["categories"]):
+            statistics[row, categories.index(name)] = [counts[key] for key in _COUNTS]
+    clusters = [sample.extra["cluster"] for sample in samples]
+    found = {}
+    for measure in _MEANS:
+
+        def mean(sums: Array, measure: str = measure) -> Array:
+            parts = sums.reshape(-1, len(_COUNTS))  # [R * C, 4]
+            values = [pope_measures(dict(zip(_COUNTS, part, strict=True)))[measure] for part in parts]
+            return np.array(values).reshape(len(sums), -1).mean(axis=1)
+
+        found[f"mean.{measure}"] = cluster_interval(statistics.reshape(len(samples), -1), clusters, mean)
     return found

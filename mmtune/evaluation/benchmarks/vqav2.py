@@ -61,7 +61,9 @@ class VQAv2(PublicBenchmark):
         scores, confidence = rounded_tables(samples, [item["score"] for item in items], TABLES)
         converted = [{**record, "prediction": m4c(said(record))} for record in records]
         again = annotated_items(samples, converted, official, official_accuracy)
-        scores["after_llava_convert"], _ = rounded_tables(samples, [item["score"] for item in again], TABLES)
+        found, intervals = rounded_tables(samples, [item["score"] for item in again], TABLES)
+        scores["after_llava_convert"] = found
+        confidence |= {f"after_llava_convert.{name}": interval for name, interval in intervals.items()}
         return Scores(scores, items, confidence)
 
 
