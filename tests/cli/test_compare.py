@@ -45,3 +45,23 @@ def test_only_finished_runs_are_compared(mmtune: Run) -> None:
     assert mmtune("compare", "b", "nothing", "--json").error["exit"] == 3
     assert mmtune("compare", "a", "--json").error["exit"] == 2
     assert mmtune("compare", "--json").error["exit"] == 2
+
+
+def test_evaluations_of_given_answers_are_compared(mmtune: Run, data: Path, tmp_path: Path) -> None:
+    rows = json.loads(data.read_text())
+    for name, text in (("one", rows[0]["conversations"][-1]["value"]), ("two", "no colour")):
+        given = tmp_path / f"{name}.jsonl"
+        given.write_text("\n".join(json.dumps({"id": row["id"], "prediction": text}) for row in rows))
+        scored = mmtune("eval", "--benchmark", "qa", "--data", data, "--predictions", given, "--output", f"e/{name}")
+        assert scored.code == 0, scored.err
+    found = mmtune("compare", "e/one", "e/two", "--html", "page.html", "--json")
+    assert found.code == 0, found.err
+    assert (found.json["ranked"], found.json["evaluations"][0]["given"]) == (True, ["one", "two"])
+    assert Path(found.json["html"]).is_file()
+    shown = mmtune("compare", "e/one", "e/two")
+    assert "Answers of one and two were given" in shown.out + shown.err
+    Path("run").mkdir()
+    Path("run", "status.json").write_text('{"status": "completed"}')
+    mixed = mmtune("compare", "e/one", "run", "--json")
+    assert (mixed.code, mixed.error["exit"]) == (2, 2)
+    assert "mmtune compare e/one DIR" in mixed.error["fix"]
