@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mmtune.convert.damage import read_json
 from mmtune.convert.plan import Part, keep
-from mmtune.convert.tensors import Store, StoredTensor, not_understood, open_folder, require_shape
+from mmtune.convert.tensors import Store, not_understood, open_folder, require_weight
 from mmtune.core.errors import CheckpointError, NotPossibleError
 
 # model_type of an original -> the plain decoder inside it.
@@ -199,21 +199,11 @@ def check_language(own: Store, config: Mapping[str, Any], folder: Path) -> None:
             fix="copy the whole checkpoint; check num_hidden_layers in config.json",
         )
     for name, tensor in own.items():
-        require_shape(tensor, tuple(expected[name].shape), because="config.json")
-        _require_float(tensor)
+        require_weight(tensor, tuple(expected[name].shape), because="config.json")
 
 
 def _is_tied(name: str, config: Mapping[str, Any]) -> bool:
     return name == "lm_head.weight" and bool(config.get("tie_word_embeddings"))
-
-
-def _require_float(tensor: StoredTensor) -> None:
-    if not tensor.dtype.is_floating_point:
-        raise CheckpointError(
-            f"Tensor '{tensor.name}' holds {dtype_name(tensor.dtype)} values: a quantised or damaged checkpoint.",
-            where=str(tensor.file),
-            fix="use the checkpoint in 16 or 32 bit",
-        )
 
 
 def _generation_config(folder: Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from mmtune.convert.lavin_source import AdapterFile, find_adapter, find_language
 from mmtune.convert.lavin_vicuna import with_vicuna
 from mmtune.convert.plan import OriginalFiles, Part, Plan, Request, change
 from mmtune.convert.reference_lavin import LaVINReference, Mixing
-from mmtune.convert.tensors import StoredTensor, not_understood, require_shape
+from mmtune.convert.tensors import StoredTensor, not_understood, require_weight
 from mmtune.convert.vision import Tower
 from mmtune.convert.writer import Entry
 from mmtune.core.config import Settings, parse_settings
@@ -192,7 +192,7 @@ def _method_part(
             fix="give the LLaMA and the CLIP that it was trained with: --llm, --vision",
         )
     for name, shape in expected.items():
-        require_shape(tensors[name], shape, because="the LLaMA and the CLIP given")
+        require_weight(tensors[name], shape, because="the LLaMA and the CLIP given")
     entries = sorted((_entry(name, tensor, dtype) for name, tensor in tensors.items()), key=lambda entry: entry.name)
     return Part("", "adapter", tuple(entries), sharded=False), sizes
 

@@ -13,7 +13,7 @@ from mmtune.convert.lora import Lora, merged_part, read_lora
 from mmtune.convert.original import FRAME, Original, image_settings, notes, original_files, read_original
 from mmtune.convert.plan import Part, Plan, Reference, Request, keep
 from mmtune.convert.reference_llava import LLaVAReference
-from mmtune.convert.tensors import Store, not_understood, require_shape
+from mmtune.convert.tensors import Store, not_understood, require_weight
 from mmtune.core.errors import CheckpointError, NotPossibleError
 from mmtune.core.registry import canonical
 from mmtune.nn.projector import Projector
@@ -144,7 +144,7 @@ def _check_shapes(original: Original, kind: str) -> None:
     if missing := names.keys() - original.projector.keys():
         raise CheckpointError(f"Tensor 'mm_projector.{min(missing)}' is missing.", where=str(original.folder))
     for name, shape in names.items():
-        require_shape(original.projector[name], shape, because=f"a projector from {width} to {hidden}")
+        require_weight(original.projector[name], shape, because=f"a projector from {width} to {hidden}")
 
 
 def _source_name(name: str, store: Store) -> str:
@@ -161,7 +161,7 @@ def _method_part(original: Original, image: Mapping[str, Any], dtype: torch.dtyp
     if image.get("merge") == "spatial_unpad":
         if original.newline is None:
             raise CheckpointError("Tensor 'model.image_newline' is missing.", where=str(original.folder))
-        require_shape(original.newline, (original.language.hidden_size,), because="config.json")
+        require_weight(original.newline, (original.language.hidden_size,), because="config.json")
         entries.append(keep(original.newline, "line_break.image", dtype))
     return Part(
         "", "adapter", tuple(sorted(entries, key=lambda entry: entry.name)), sharded=False, origin=original.folder

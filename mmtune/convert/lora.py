@@ -15,7 +15,7 @@ from torch import Tensor
 from mmtune.convert.damage import read_json
 from mmtune.convert.language import Language, dtype_name
 from mmtune.convert.plan import Part, change, keep
-from mmtune.convert.tensors import Store, StoredTensor, not_understood, open_folder, require_shape
+from mmtune.convert.tensors import Store, StoredTensor, not_understood, open_folder, require_weight
 from mmtune.core.errors import CheckpointError, NotPossibleError
 
 _PREFIX = "base_model.model."
@@ -122,8 +122,8 @@ def _check(lora: Lora, language: Language) -> None:
                 fix="give the right base with --llm",
             )
         rank = _pattern(lora.config.get("rank_pattern"), module, lora.config.get("r", a.shape[0]))
-        require_shape(a, (rank, weight.shape[1]), because="its base and adapter_config.json")
-        require_shape(b, (weight.shape[0], rank), because="its base and adapter_config.json")
+        require_weight(a, (rank, weight.shape[1]), because="its base and adapter_config.json")
+        require_weight(b, (weight.shape[0], rank), because="its base and adapter_config.json")
 
 
 def _pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:

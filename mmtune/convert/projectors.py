@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmtune.convert.plan import change, keep
-from mmtune.convert.tensors import Store, StoredTensor, not_understood, require_shape
+from mmtune.convert.tensors import Store, StoredTensor, not_understood, require_weight
 from mmtune.convert.writer import Entry
 from mmtune.core.errors import CheckpointError
 
@@ -100,7 +100,7 @@ def read_projector(name: str, tensors: Store, *, width: int, hidden: int, where:
     for key, shape in _expected(kind, count, layers, width, hidden):
         if key not in tensors:
             raise _missing(name, key, where)
-        require_shape(tensors[key], shape, because=f"a projector from {width} to {hidden}")
+        require_weight(tensors[key], shape, because=f"a projector from {width} to {hidden}")
     return OriginalProjector(name, kind, layers, count, tensors)
 
 

@@ -259,6 +259,22 @@ def require_shape(tensor: StoredTensor, shape: tuple[int, ...], *, because: str)
         )
 
 
+def require_weight(tensor: StoredTensor, shape: tuple[int, ...], *, because: str) -> None:
+    """As :func:`require_shape`, and refuse values that are not in floating point.
+
+    Raises:
+        CheckpointError: Names the file and the tensor.
+    """
+    require_shape(tensor, shape, because=because)
+    if not tensor.dtype.is_floating_point:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"Tensor '{tensor.name}' holds {kind} values: a quantised or damaged checkpoint.",
+            where=str(tensor.file),
+            fix="use the checkpoint in 16 or 32 bit",
+        )
+
+
 def not_understood(names: Iterable[str], store: Store, *, form: str) -> MMTuneError:
     """The error for tensors that no rule of a format explains."""
     listed = sorted(names)

@@ -16,7 +16,7 @@ from mmtune.convert.damage import read_json
 from mmtune.convert.language import dtype_name, require_count, require_positive
 from mmtune.convert.locate import Place, locate
 from mmtune.convert.plan import Part, Request, keep
-from mmtune.convert.tensors import Store, not_understood, open_folder, require_shape
+from mmtune.convert.tensors import Store, not_understood, open_folder, require_weight
 from mmtune.core.errors import CheckpointError, NotPossibleError, ResourceError, UsageError
 
 FOLDER = "encoders/image"
@@ -190,7 +190,7 @@ def checked_tower(tower: Tower, where: str) -> Tower:
             fix="copy the whole tower, or give --vision",
         )
     for name, tensor in tensors.items():
-        require_shape(tensor, tuple(expected[name].shape), because="the vision tower's config.json")
+        require_weight(tensor, tuple(expected[name].shape), because="the vision tower's config.json")
     return Tower(tower.config, tower.preparation, tensors, tower.place, tower.inside)
 
 

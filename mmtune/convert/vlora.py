@@ -13,7 +13,7 @@ from torch import Tensor
 from mmtune.convert.original import START_END, Original, image_settings, notes, original_files, read_original
 from mmtune.convert.plan import Part, Plan, Request, change, keep
 from mmtune.convert.reference_vlora import VLoRAReference
-from mmtune.convert.tensors import Store, StoredTensor, not_understood, require_shape
+from mmtune.convert.tensors import Store, StoredTensor, not_understood, require_weight
 from mmtune.convert.writer import Entry
 from mmtune.core.errors import CheckpointError, NotPossibleError
 
@@ -225,7 +225,7 @@ def _check_tensors(original: Original, sizes: Dimensions) -> None:
             fix="copy the whole checkpoint",
         )
     for name, shape in expected.items():
-        require_shape(store[name], shape, because="the sizes of the other tensors and config.json")
+        require_weight(store[name], shape, because="the sizes of the other tensors and config.json")
 
 
 def expected_shapes(sizes: Dimensions) -> Iterator[tuple[str, tuple[int, ...]]]:

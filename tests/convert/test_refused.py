@@ -133,6 +133,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "wrong-shape": (put(QUERY, torch.ones(64, 32)), QUERY),
     "wrong-projector-shape": (put("model.mm_projector.0.weight", torch.ones(64, 31)), "0.weight"),
     "integers": (put(QUERY, torch.ones(64, 64, dtype=torch.int8)), QUERY),
+    "integer-projector": (put("model.mm_projector.0.bias", torch.ones(64, dtype=torch.int32)), "0.bias"),
     "another-projector": (edit_config(mm_projector_type="linear"), "mlp2x_gelu"),
     "unknown-projector-kind": (edit_config(mm_projector_type="resampler"), "resampler"),
     "wrong-hidden-size": (edit_config(hidden_size=72), "shape"),
@@ -162,6 +163,7 @@ def test_random_truncations(llava: Path) -> None:
         refuse(llava)
 
 
+_QUERIES = "model.mm_projector.gen.1.queries"
 VLORA_DAMAGES: dict[str, tuple[Damage, str]] = {
     "rank": (edit_config(vlora_rank=8), "vlora_rank"),
     "width": (edit_config(vlora_dim=64), "vlora_dim"),
@@ -177,6 +179,7 @@ VLORA_DAMAGES: dict[str, tuple[Damage, str]] = {
     "missing-query": (drop("model.mm_projector.gen.2.queries"), "gen.2.queries"),
     "flat-factors": (put("model.mm_projector.Bs", torch.ones(2560)), "Bs"),
     "wrong-head": (put("model.mm_projector.gen.1.weights_head.bias", torch.ones(3)), "weights_head"),
+    "integers": (edit_tensors(lambda state: state.update({_QUERIES: state[_QUERIES].to(torch.int8)})), _QUERIES),
     "llava-config": (edit_config(mm_projector_type="linear", model_type="llava_llama"), "llava"),
     "nan": (poison("model.mm_projector.gen.0.norm.bias", float("nan")), "gen.0.norm.bias"),
     "class-token": (edit_config(mm_vision_select_feature="cls_patch"), "positions"),
@@ -289,6 +292,7 @@ def test_lora_damages(tmp_path: Path) -> None:
     first = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
     for change in (
         {first: torch.ones(4, 64)},
+        {first: good[first].to(torch.int8)},
         {first.replace("layers.0", "layers.9"): good[first].clone()},
         {"base_model.model.model.layers.0.mlp.up_proj.bias": torch.ones(2)},
     ):
