@@ -162,8 +162,14 @@ def _original(folder: Path) -> OriginalFiles | None:
     facts = read_json(place / FACTS)
     try:
         format, form = str(facts.pop("format")), str(facts.pop("form"))
-    except KeyError as error:
-        raise CheckpointError(f"{FACTS} lacks {error}.", where=str(place), fix="convert the source again") from error
+        kinds = [facts.get("tower_inside"), *facts.get("computed", {}).values()]
+        wrong = [kind for kind in kinds if kind is not None and not isinstance(getattr(torch, kind), torch.dtype)]
+    except (KeyError, AttributeError, TypeError) as error:
+        message = f"{FACTS} is damaged or of an earlier version: {error}."
+        raise CheckpointError(message, where=str(place), fix="convert the source again") from error
+    if wrong:
+        message = f"{FACTS} names {wrong[0]!r}, which is no data type."
+        raise CheckpointError(message, where=str(place), fix="convert the source again")
     files = {path.name: path for path in sorted(place.iterdir()) if path.name not in ("config.json", FACTS)}
     return OriginalFiles(format, form, read_json(place / "config.json"), files, facts)
 

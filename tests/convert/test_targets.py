@@ -57,6 +57,15 @@ def test_round_trips(
             assert (tmp_path / "back" / file).read_bytes() == (source / file).read_bytes() or file.startswith("adapter")
 
 
+def test_what_was_kept_of_the_source_may_be_damaged(converted: Convert, tmp_path: Path) -> None:
+    folder = shutil.copytree(converted("llava-full"), tmp_path / "own")
+    kept = read_json(folder / "original" / "format.json")
+    for wrong in ({"tower_inside": True}, {"tower_inside": "load"}, {"computed": ["a"]}, {"computed": {"a": "x"}}):
+        write_json(folder / "original" / "format.json", {**kept, **wrong})
+        with pytest.raises(CheckpointError, match=r"format\.json"):
+            convert(folder, tmp_path / "out", to="llava", verify=False)
+
+
 def test_a_full_checkpoint_of_a_projector(converted: Convert, tmp_path: Path) -> None:
     result = convert(converted("llava-stage1"), tmp_path / "full", to="llava", settings={"form": "full"})
     assert result["verified"]["greedy_equal"] is True
