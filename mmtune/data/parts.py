@@ -133,8 +133,20 @@ class FolderParts:
         self.folder = folder
 
     def has(self, number: int) -> bool:
-        """Whether a part is whole."""
+        """Whether a part is there; its list is written last."""
         return _part(self.folder, number, ".json").is_file()
+
+    def is_whole(self, number: int) -> bool:
+        """Whether a part that was found can be read: when the power fails, files may be cut."""
+        if not self.has(number):
+            return False
+        try:
+            json.loads(_part(self.folder, number, ".json").read_text(encoding="utf-8"))
+            with pa.memory_map(str(_part(self.folder, number, ".arrow"))) as file:
+                pa.ipc.open_file(file)
+        except (OSError, ValueError):  # Arrow's own errors are among them
+            return False
+        return True
 
     def __iter__(self) -> Iterator[Part]:
         for number in takewhile(self.has, count()):

@@ -64,14 +64,14 @@ def make_parts(maker: PartMaker, choice: Choice, *, workers: int, progress: Prog
     everything = chain(first, numbered)
     if workers < 2 or len(first) < 2:
         for number, block in everything:
-            told(len(block) if parts.has(number) else maker.make(number, block))
+            told(len(block) if parts.is_whole(number) else maker.make(number, block))
         return parts
     waiting: deque[Future[int]] = deque()
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(maker, os.getpid())) as pool:
         try:
             for number, block in everything:
-                if parts.has(number):
+                if parts.is_whole(number):
                     told(len(block))
                     continue
                 waiting.append(pool.submit(_make, number, block))

@@ -73,6 +73,25 @@ def test_killed_and_taken_up_again(source: Path, tmp_path: Path, monkeypatch: py
     assert not (tmp_path / ".out.partial").exists()
 
 
+def test_parts_that_a_power_failure_cut_are_made_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare([source], tmp_path / "whole", **OPTIONS)
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mmtune.data.packing.Packing.write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            prepare([source], tmp_path / "out", **OPTIONS)
+    parts = tmp_path / ".out.partial" / "parts"
+    for name in ("0000001.arrow", "0000003.json"):
+        (parts / name).write_bytes((parts / name).read_bytes()[:-20])
+    prepare([source], tmp_path / "out", **OPTIONS)
+    assert _bytes(tmp_path / "out") == _bytes(tmp_path / "whole")
+
+
 def test_a_killed_process_leaves_parts_that_the_next_one_uses(source: Path, tmp_path: Path) -> None:
     rows = json.loads(source.read_text())
     write_json(source, [{**rows[index % 6], "id": f"k{index}"} for index in range(4_000)])
