@@ -193,7 +193,7 @@ def test_changed_at_random_a_recipe_is_read_or_refused(tmp_path: Path) -> None:
     chance = random.Random(0)
     whole = dump(resolve("finetune", overrides={"method": "vlora", "data.train": ["x.json"]})).splitlines()
     outcomes = {"read": 0, "refused": 0}
-    for _ in range(90):
+    for _ in range(180):
         lines = list(whole)
         for place in chance.sample(range(len(lines)), 2):
             key, colon, value = lines[place].partition(":")
