@@ -59,8 +59,9 @@ def test_compiled_runs_lose_as_much_as_eager_ones(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_machine_code_too(recipe: Make, tmp_path: Path) -> None:
-    compare(recipe("llava", train__max_steps=2), tmp_path)
+@pytest.mark.parametrize("method", METHODS.names())
+def test_machine_code_too(method: str, recipe: Make, tmp_path: Path) -> None:
+    compare(recipe(method, train__max_steps=3, **SETTINGS.get(method, {})), tmp_path)
 
 
 def test_checkpointing_is_refused(recipe: Make, tmp_path: Path) -> None:
