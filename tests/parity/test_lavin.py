@@ -54,7 +54,12 @@ def loaded(folder: Path) -> tuple[Any, Any]:
     model, processor = mmtune.load(folder)
     model.language_model.generation_config.eos_token_id = None
     modality = model.modalities["image"]
-    modality.encode = lambda encoder, given: (given["features"], None, None)
+    encode = modality.encode
+
+    def given_features(encoder: Any, given: dict[str, Any]) -> Any:  # the blank item has none
+        return (given["features"], None, None) if "features" in given else encode(encoder, given)
+
+    modality.encode = given_features
     return model, processor
 
 
