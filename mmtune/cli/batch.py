@@ -39,6 +39,7 @@ def answer_batch(
     from mmtune.train.files import write_text, writing
 
     with writing(partial):  # notice a place that cannot be written to before the work
+        partial.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
     from mmtune.evaluation.fingerprint import data_sha256, model_fingerprint
     from mmtune.evaluation.predictions import PredictionLog

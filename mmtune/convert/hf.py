@@ -58,6 +58,7 @@ def _language_plan(
     language: Language, lora: Lora | None, request: Request, dtype: torch.dtype | None, sources: tuple[Path, ...]
 ) -> PlainPlan:
     part = language.part(dtype) if lora is None else merged_part(language, lora, dtype)
+    others = f"{len(language.left)} tensors beside the language model are left out; without --from hf they come along."
     return PlainPlan(
         format="hf",
         form="language",
@@ -66,6 +67,7 @@ def _language_plan(
         dtype=dtype or language.dtype,
         sources=sources,
         reference=LanguageReference(language, lora, dtype, merge=lora is not None),
+        notes=(others,) if language.left else (),
     )
 
 

@@ -141,7 +141,7 @@ def test_a_batch_keeps_the_order_and_counts_failures(mmtune: Run, checkpoint: Pa
         {"id": "endless", "prompt": "x" * 600},
         {"id": "markers", "prompt": "<image>"},
     ]
-    batch, output = picture.parent / "b.jsonl", picture.parent / "answers.jsonl"
+    batch, output = picture.parent / "b.jsonl", picture.parent / "new" / "answers.jsonl"  # the folder is made
     batch.write_text("\n".join([*map(json.dumps, rows), "", "{broken", "[1]"]))
     found = mmtune("generate", "--model", checkpoint, "--batch", batch, "--output", output, "--json", *SHORT)
     assert found.code == 0, found.err

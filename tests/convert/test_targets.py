@@ -127,6 +127,14 @@ def test_native_llava_and_back(tmp_path: Path, options: dict[str, Any]) -> None:
     assert sum("mm_projector" in name for name in written) in (0, 2, 4)
 
 
+def test_a_language_model_taken_out_is_told(tmp_path: Path) -> None:
+    """Read as what it is the folder comes whole; read as a plain model, what stays behind is counted."""
+    source = make_llava(tmp_path)
+    notes = convert(source, tmp_path / "alone", from_format="hf", to="hf")["notes"]
+    assert any("tensors beside the language model are left out" in note for note in notes)
+    assert not any("left out" in note for note in convert(source, tmp_path / "whole", to="hf")["notes"])
+
+
 def test_native_llava_has_two_layers_and_one_way_with_tiles(tmp_path: Path) -> None:
     deep = make_llava(tmp_path / "deep", projector="mlp3x_gelu")
     flat = make_llava(tmp_path / "flat", config={**TILES, "mm_patch_merge_type": "flat"})
