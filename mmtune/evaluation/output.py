@@ -14,7 +14,7 @@ from mmtune.core.errors import MMTuneError
 from mmtune.data.media import data_uri_bytes
 from mmtune.data.sample import Media, Sample, Turn
 from mmtune.evaluation.benchmarks.base import Scores, Table
-from mmtune.train.files import write_json, write_text, writing
+from mmtune.train.files import replacing, write_json, write_text, writing
 
 _CARDS = 24  # wrong answers on the page
 _VERDICTS = ("hit", "score", "exact_match")  # what items call their verdict
@@ -44,7 +44,7 @@ def write_output(folder: Path, result: Mapping[str, Any], scored: Scores, table:
         ResourceError: The folder cannot be written.
     """
     with writing(folder):
-        with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
+        with replacing(folder / "items.jsonl") as partial, partial.open("w", encoding="utf-8") as file:
             for item in scored.items:
                 file.write(json.dumps(item, ensure_ascii=False) + "\n")
         write_json(folder / "scores.json", result)
