@@ -60,7 +60,9 @@ def test_compiled_runs_lose_as_much_as_eager_ones(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("method", METHODS.names())
-def test_machine_code_too(method: str, recipe: Make, tmp_path: Path) -> None:
+def test_machine_code_too(method: str, recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Code that a killed compiler left half written in the shared cache would be loaded.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "code"))
     compare(recipe(method, train__max_steps=3, **SETTINGS.get(method, {})), tmp_path)
 
 
