@@ -74,6 +74,8 @@ def run(
 
 def plan_summary(found: dict[str, Any]) -> str:
     """What a person wants to know of a plan."""
+    from mmtune.report.page import format_flops
+
     memory = [{"memory": name, "GiB": f"{size / 2**30:.2f}"} for name, size in found["memory"].items()]
     devices = [
         {
@@ -90,7 +92,7 @@ def plan_summary(found: dict[str, Any]) -> str:
         f"{batch['rows']} rows of {batch['positions']} positions at the worst",
         plain_table("", memory),
         plain_table("", devices),
-        f"a sample  {found['flops_per_sample'] / 1e12:.3f} TFLOP to read",
+        f"a sample  {format_flops(found['flops_per_sample'])} to read".replace("\u00a0", " "),
         f"steps     {found['steps']}, about {duration(found['seconds_estimate'])}",
         f"disk      {found['disk_bytes'] / 1e6:.0f} MB",
     ]

@@ -168,8 +168,10 @@ class Stopped(KeyboardInterrupt):
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name closest to a mistyped one, or None when nothing is close."""
-    found = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    """The allowed name closest to a mistyped one, or None when nothing is close; the only longer one comes first."""
+    names = list(allowed)
+    longer = [name for name in names if given and name.startswith(given)]
+    found = longer if len(longer) == 1 else difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     return found[0] if found else None
 
 

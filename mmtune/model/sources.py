@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 from mmtune.core.errors import CheckpointError, MMTuneError, ResourceError, UsageError
 from mmtune.modalities import MODALITIES
 from mmtune.modalities.base import NO_SOURCE, Modality
+from mmtune.model.configuration import MMTuneConfig
 
 NANO = "nano"
 _ASSETS = Path(__file__).resolve().parents[1] / "nano" / "assets"
@@ -95,6 +97,9 @@ def loading_error(source: str, what: str, error: BaseException) -> MMTuneError:
     """The error for a source that transformers could not load: a hub out of reach is not a broken folder."""
     text = str(error).strip()
     line = text.splitlines()[0] if text else type(error).__name__
+    if _is_own_model(Path(source)):
+        message = f"A {what} is asked for, and '{source}' holds a whole model of mmtune."
+        return CheckpointError(message, where=source, fix=f"go on from it with --model {source}")
     if Path(source).is_dir():
         return CheckpointError(
             f"The {what} in '{source}' cannot be loaded: {line}", where=source, fix="check its files"
@@ -104,3 +109,12 @@ def loading_error(source: str, what: str, error: BaseException) -> MMTuneError:
         where=source,
         fix="check the spelling and the network, or give a local folder",
     )
+
+
+def _is_own_model(folder: Path) -> bool:
+    """Whether mmtune wrote it."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == MMTuneConfig.model_type

@@ -312,5 +312,10 @@ def test_a_foreign_checkpoint_says_convert(mmtune: Run, other_base: Path) -> Non
     expect(mmtune("convert", "gone", "--output", "y", "--json"), 3)
 
 
+def test_a_whole_model_is_no_base(mmtune: Run, checkpoint: Path, data: Path) -> None:
+    given = ("--method", "llava", "--base", checkpoint, "--data", data, "--json")
+    expect(mmtune("finetune", *given), 3, "whole model of mmtune", where=str(checkpoint))
+
+
 def test_a_device_that_is_not_there(mmtune: Run, checkpoint: Path) -> None:
     expect(mmtune("generate", "--model", checkpoint, "--prompt", "x", "--device", "mps", "--json"), 5, where="--device")
