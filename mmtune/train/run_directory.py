@@ -198,8 +198,10 @@ def _exit_code(status: Mapping[str, Any]) -> int | None:
 def _changes(folder: Path, recipe: Recipe, verb: str) -> list[str]:
     """In what a run in a folder differs from the one that is asked for."""
     file, status = folder / "recipe.yaml", read_status(folder)
-    if not file.exists() and status.get("status") != "completed" and not any(folder.glob("checkpoints/*")):
-        return []  # killed before it was written down
+    if status.get("status") != "completed" and not any(folder.glob("checkpoints/*")):
+        failed_at_once = status.get("status") == "failed" and status.get("step") == 0
+        if failed_at_once or not file.exists():  # or killed before it was written down: there is nothing to lose
+            return []
     try:
         changed = difference(resolve(verb, file=file), recipe)
     except UsageError as error:

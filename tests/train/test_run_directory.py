@@ -79,6 +79,19 @@ def test_a_run_that_was_killed_before_it_had_begun_is_taken_up(tmp_path: Path) -
         open_run(later.folder, RECIPE, "finetune", overwrite=False)
 
 
+def test_what_failed_at_once_gives_way_to_a_corrected_command(tmp_path: Path) -> None:
+    """Nothing is lost: there was no step. After one, the same folder means the same run."""
+    run = open_run(tmp_path / "run", RECIPE, "finetune", overwrite=False)
+    run.write_start(RECIPE, ["mmtune"], {})
+    corrected = resolve("finetune", overrides={"method": "vlora", "train.seed": 5})
+    run.set_status("failed", verb="finetune", step=0)
+    open_run(run.folder, corrected, "finetune", overwrite=False)
+    for status, step in (("failed", 1), ("running", 0), ("interrupted", 0)):
+        run.set_status(status, verb="finetune", step=step)
+        with pytest.raises(UsageError, match=r"train.seed: 0 -> 5"):
+            open_run(run.folder, corrected, "finetune", overwrite=False)
+
+
 @pytest.mark.parametrize(
     ("status", "anew"), [("running", False), ("interrupted", False), ("failed", True), ("completed", True)]
 )
