@@ -27,6 +27,9 @@ def one_voice(console: Console) -> Iterator[None]:
     console.silent = launched_rank() > 0
     try:
         yield
+        from mmtune.train.team import leave
+
+        leave()
     except BaseException:
         from mmtune.train.team import has_voice
 

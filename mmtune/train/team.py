@@ -38,6 +38,15 @@ def has_voice() -> bool:
         return launched_rank() == 0
 
 
+def leave() -> None:
+    """Close the connections of this process to the others, at the end of work that went well.
+
+    Left to the end of the interpreter, their threads may outlive it, which aborts a process that has done its work.
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 class Team:
     """All processes of a run, by their number from 0; process 0 writes every file.
 

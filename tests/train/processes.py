@@ -46,6 +46,7 @@ def main(path: str) -> None:
     from mmtune.train import run
     from mmtune.train.recipe import resolve
     from mmtune.train.run import train
+    from mmtune.train.team import leave
 
     report.write_run_report = run.foreseen = lambda *given, **shown: None  # as `quick_runs` has it
     torch.set_num_threads(1)
@@ -56,6 +57,7 @@ def main(path: str) -> None:
             found = {"error": error.to_json()}
         if os.environ["RANK"] == "0":
             Path(result).write_text(json.dumps(found, default=str))
+    leave()
 
 
 if __name__ == "__main__":
