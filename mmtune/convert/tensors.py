@@ -159,7 +159,7 @@ def _check_zip(path: Path) -> None:
             for record in archive.infolist():
                 if record.CRC and record.file_size < 2**24 and "/data/" not in record.filename:
                     archive.read(record)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
         raise damaged(path, error) from error
 
 

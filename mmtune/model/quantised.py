@@ -112,7 +112,7 @@ def quantising(bits: int | None, quantiser: str = "bitsandbytes") -> Iterator[No
         yield
     except MMTuneError:
         raise
-    except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (ImportError, ValueError, RuntimeError) as error:
         if bits is None:
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -106,7 +106,7 @@ def rehearse(
             del scores
             if loss.requires_grad:
                 loss.backward()
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         raise NotPossibleError(
             f"The step of '{model.config.method}' on {model.host.kind} cannot be rehearsed: {_first_line(error)}",
             fix="use --probe on the device itself, which runs it",

@@ -26,7 +26,7 @@ def refuse_oversize(recipe: Recipe, precision: str, device: torch.device) -> Non
     try:
         model, _ = make_model(recipe, precision, META)
         held = held_bytes(recipe, precision, model)
-    except (MMTuneError, RuntimeError, NotImplementedError):  # told where the model itself is made
+    except (MMTuneError, RuntimeError):  # told where the model itself is made
         return
     training, there = held.gradients + held.optimizer, memory_in_all(device)
     if held.weights + training <= there:
